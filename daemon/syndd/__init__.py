@@ -1,0 +1,1 @@
+"""syndd: the long-lived process. Nothing in `synd` imports it."""

@@ -1,0 +1,223 @@
+"""Settings: read from a file, then the environment, then flags; every bad field is named.
+
+Folders follow XDG; ``SYND_HOME=DIR`` puts everything under one folder. State (never safe to delete)
+and cache (always safe to delete when the daemon is down) are apart on purpose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from synd.errors import ConfigError
+
+PRODUCTION = "https://repo-prod.prod.sagebase.org"
+PRODUCTION_PORTAL = "https://www.synapse.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where synd keeps things."""
+
+    config: Path
+    state: Path
+    cache: Path
+    runtime: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"
+
+    @property
+    def database(self) -> Path:
+        return self.state / "state.db"
+
+    @property
+    def staged(self) -> Path:
+        return self.state / "staged"
+
+    @property
+    def socket(self) -> Path:
+        return self.runtime / "synd.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. Names are the keys of config.toml; units are in the names."""
+
+    endpoint: str = field(default="", metadata={"doc": "Base URL of the service; empty: production, or [endpoints] of ~/.synapseConfig"})
+    mount: str = field(default="/mnt/synapse", metadata={"doc": "Where the tree is mounted"})
+    projects: tuple[str, ...] = field(default=(), metadata={"doc": "Project ids at the top of the mount; empty: all you may see"})
+    transport: str = field(default="kernel", metadata={"doc": "kernel or libfuse"})
+    allow_other: bool = field(default=False, metadata={"doc": "Let other users of this machine see the mount"})
+    passthrough: bool = field(default=True, metadata={"doc": "Open complete files with kernel passthrough where the kernel allows it"})
+
+    cache_max_bytes: int = field(default=0, metadata={"doc": "Upper bound of the cache; 0: all but what cache_keep_free_bytes reserves"})
+    cache_max_age_s: int = field(default=0, metadata={"doc": "Evict objects not used for so long; 0: never by age"})
+    cache_keep_free_bytes: int = field(default=2 << 30, metadata={"doc": "Disk space the cache leaves free"})
+    adopt_synapse_cache: bool = field(default=True, metadata={"doc": "Take verified files from ~/.synapseCache instead of downloading, and enter downloads there"})
+    verify_hold_s: float = field(default=0.25, metadata={"doc": "The last read of a cold file waits so long for its md5 check"})
+
+    freshness_s: float = field(default=30.0, metadata={"doc": "How old a visited folder may be before the service is asked again"})
+    idle_poll_s: float = field(default=300.0, metadata={"doc": "The same, for folders that nobody has visited for a while"})
+    poll_per_minute: int = field(default=100, metadata={"doc": "Upper bound of polling requests"})
+    views: str = field(default="use", metadata={"doc": "Sizes in bulk from entity views: off, use (existing ones), create (keep a private one per project)"})
+    size_wait_s: float = field(default=2.0, metadata={"doc": "How long stat waits for a size that is still being fetched"})
+
+    request_concurrency: int = field(default=3, metadata={"doc": "Requests to the service at once"})
+    requests_per_minute: int = field(default=600, metadata={"doc": "Requests to the service per minute; 0: no bound"})
+    transfer_connections: int = field(default=24, metadata={"doc": "Connections to object storage at once"})
+    window_max_bytes: int = field(default=192 << 20, metadata={"doc": "Furthest read-ahead of one sequential reader"})
+    read_timeout_s: float = field(default=60.0, metadata={"doc": "Longest wait of one read, stat or listing for the service"})
+    connect_timeout_s: float = field(default=10.0, metadata={"doc": "Longest wait for a connection"})
+
+    http_port: int = field(default=0, metadata={"doc": "Loopback TCP port of the control API; 0: off"})
+    log_level: str = field(default="INFO", metadata={"doc": "DEBUG, INFO, WARNING or ERROR"})
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "transport": ("kernel", "libfuse"),
+    "views": ("off", "use", "create"),
+    "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
+}
+
+
+def folders(environ: Mapping[str, str] | None = None) -> Folders:
+    """The folders that the environment asks for. Nothing is created."""
+    env = os.environ if environ is None else environ
+    if home := env.get("SYND_HOME"):
+        root = Path(home).expanduser().absolute()
+        return Folders(root / "config", root / "state", root / "cache", root / "run")
+    user = Path(env.get("HOME") or Path.home())
+
+    def xdg(name: str, default: Path) -> Path:
+        return Path(env[name]) if env.get(name) else default
+
+    runtime = xdg("XDG_RUNTIME_DIR", Path(f"/run/user/{os.getuid()}"))
+    if not runtime.is_dir():
+        runtime = xdg("XDG_STATE_HOME", user / ".local/state") / "synd" / "run"
+    else:
+        runtime = runtime / "synd"
+    return Folders(
+        config=xdg("XDG_CONFIG_HOME", user / ".config") / "synd",
+        state=xdg("XDG_STATE_HOME", user / ".local/state") / "synd",
+        cache=xdg("XDG_CACHE_HOME", user / ".cache") / "synd",
+        runtime=runtime,
+    )
+
+
+def _typed(name: str, value: object, source: str) -> object:
+    kind = get_type_hints(Config)[name]
+    try:
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+            return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}[
+                str(value).lower()
+            ]
+        if kind is int:
+            if isinstance(value, bool):
+                raise ValueError
+            number = int(str(value))
+            if number < 0:
+                raise ValueError
+            return number
+        if kind is float:
+            number_s = float(str(value))
+            if not 0 <= number_s < float("inf"):
+                raise ValueError
+            return number_s
+        if kind is str:
+            if not isinstance(value, str):
+                raise ValueError
+            allowed = CHOICES.get(name)
+            spelled = value.upper() if name == "log_level" else value
+            if allowed and spelled not in allowed:
+                raise ConfigError(
+                    f"{source}: {name} = {value!r} is not one of {', '.join(allowed)}",
+                )
+            return spelled
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise ValueError
+        return tuple(value)
+    except (ValueError, KeyError) as error:
+        wanted = getattr(kind, "__name__", "list of texts")
+        raise ConfigError(f"{source}: {name} = {value!r} is not a valid {wanted}") from error
+
+
+def load(
+    environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Config:
+    """The settings in force: file, then ``SYND_<NAME>`` variables, then `flags` (None is "not given").
+
+    Raises ConfigError naming the file, the field and what it should be.
+    """
+    env = os.environ if environ is None else environ
+    values: dict[str, object] = {}
+    known = {f.name for f in dataclasses.fields(Config)}
+    path = folders(env).config_file
+    for name, value in _read_file(path).items():
+        if name not in known:
+            raise ConfigError(
+                f"{path}: there is no setting {name!r}", hint="`synd config list` shows all"
+            )
+        values[name] = _typed(name, value, str(path))
+    for name in known:
+        if (text := env.get(f"SYND_{name.upper()}")) is not None:
+            values[name] = _typed(name, text, f"SYND_{name.upper()}")
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name] = _typed(name, value, f"--{name.replace('_', '-')}")
+    return Config(**values)  # type: ignore[arg-type]
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def save(changes: Mapping[str, object | None], environ: Mapping[str, str] | None = None) -> Path:
+    """Writes settings into the file (None removes one), keeping the others. Raises ConfigError."""
+    path = folders(environ).config_file
+    values = _read_file(path)
+    for name, value in changes.items():
+        if name not in {f.name for f in dataclasses.fields(Config)}:
+            raise ConfigError(f"there is no setting {name!r}", hint="`synd config list` shows all")
+        if value is None:
+            values.pop(name, None)
+        else:
+            values[name] = _typed(name, value, name)
+    text = "".join(f"{name} = {_toml(value)}\n" for name, value in sorted(values.items()))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".new")
+        aside.write_text(text)
+        aside.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{text}"'

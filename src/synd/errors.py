@@ -1,0 +1,366 @@
+"""Every error synd raises, and the one table that turns it into errno, HTTP status and exit code.
+
+    SyndError
+    ├─ UsageError, ConfigError, NotSupported
+    ├─ NotFound, Exists, NotEmpty, IsDirectory, NotDirectory, RangeNotSatisfiable
+    ├─ NotLoggedIn, Forbidden, ReadOnly
+    ├─ Stale, Conflict, Busy, LeaseLost, InvalidTransition
+    ├─ RateLimited, DeadlineExceeded, RemoteUnavailable, ProtocolError
+    ├─ QuotaExceeded, CacheFull, IntegrityError, StoreError
+    ├─ ToolMissing, StageFailed
+    └─ DaemonNotRunning, AlreadyRunning, Cancelled
+
+Foreign exceptions are translated once, at the boundary where they enter, always with ``raise … from``.
+Exit codes follow sysexits.h, so that the service unit can name the ones a restart cannot mend.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import logging
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Retry(StrEnum):
+    """Whether doing the same again can help."""
+
+    NO = "no"
+    ONCE = "once"
+    LATER = "later"
+    AFTER_LOGIN = "after-login"
+
+
+class SyndError(Exception):
+    """What failed (`message`), and what the reader can do about it (`hint`).
+
+    `entity` and `path` name what it happened to, when that is known.
+    """
+
+    errno: ClassVar[int] = _errno.EIO
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 70
+    retry: ClassVar[Retry] = Retry.NO
+    level: ClassVar[int] = logging.ERROR
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        entity: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.entity = entity
+        self.path = path
+
+    def __str__(self) -> str:
+        return self.message
+
+    def problem(self) -> dict[str, object]:
+        """The JSON problem body (RFC 9457) of this error."""
+        body: dict[str, object] = {
+            "type": type(self).__name__,
+            "title": self.message,
+            "status": self.status,
+            "errno": _errno.errorcode.get(self.errno, str(self.errno)),
+            "exit_code": self.exit_code,
+            "retry": self.retry.value,
+        }
+        if self.hint:
+            body["hint"] = self.hint
+        if self.entity:
+            body["entity"] = self.entity
+        if self.path:
+            body["path"] = self.path
+        return body
+
+
+class UsageError(SyndError):
+    """Bad arguments or field, malformed range."""
+
+    errno = _errno.EINVAL
+    status = 400
+    exit_code = 64
+    level = logging.INFO
+
+
+class ConfigError(SyndError):
+    """A setting is missing or wrong; the message names it."""
+
+    errno = _errno.EINVAL
+    status = 500
+    exit_code = 78
+
+
+class NotFound(SyndError):
+    """No such entity, name, job or artifact."""
+
+    errno = _errno.ENOENT
+    status = 404
+    exit_code = 66
+    level = logging.DEBUG
+
+
+class Exists(SyndError):
+    """The name is taken."""
+
+    errno = _errno.EEXIST
+    status = 409
+    exit_code = 73
+    level = logging.INFO
+
+
+class NotEmpty(SyndError):
+    """A folder that must be empty is not."""
+
+    errno = _errno.ENOTEMPTY
+    status = 409
+    exit_code = 65
+    level = logging.INFO
+
+
+class IsDirectory(SyndError):
+    """A file was wanted."""
+
+    errno = _errno.EISDIR
+    status = 409
+    exit_code = 65
+    level = logging.INFO
+
+
+class NotDirectory(SyndError):
+    """A folder was wanted."""
+
+    errno = _errno.ENOTDIR
+    status = 409
+    exit_code = 65
+    level = logging.INFO
+
+
+class RangeNotSatisfiable(SyndError):
+    """A byte range lies past the end."""
+
+    errno = _errno.EINVAL
+    status = 416
+    exit_code = 65
+    level = logging.INFO
+
+
+class NotLoggedIn(SyndError):
+    """No credentials, or the service no longer accepts them."""
+
+    errno = _errno.EACCES
+    status = 401
+    exit_code = 77
+    retry = Retry.AFTER_LOGIN
+    level = logging.WARNING
+
+
+class Forbidden(SyndError):
+    """Access refused, or terms of use not accepted yet."""
+
+    errno = _errno.EACCES
+    status = 403
+    exit_code = 77
+    level = logging.INFO
+
+
+class ReadOnly(SyndError):
+    """The mount or the entity may not change."""
+
+    errno = _errno.EROFS
+    status = 403
+    exit_code = 77
+    level = logging.DEBUG
+
+
+class Stale(SyndError):
+    """The etag or version moved on under us."""
+
+    errno = _errno.ESTALE
+    status = 412
+    exit_code = 75
+    retry = Retry.LATER
+    level = logging.INFO
+
+
+class Conflict(SyndError):
+    """Both sides changed. Through the mount it becomes a conflict copy, never an error."""
+
+    errno = _errno.EIO
+    status = 409
+    exit_code = 65
+    level = logging.WARNING
+
+
+class Busy(SyndError):
+    """Held by another: open files at unmount, or a drain under way."""
+
+    errno = _errno.EBUSY
+    status = 409
+    exit_code = 75
+    retry = Retry.LATER
+    level = logging.INFO
+
+
+class LeaseLost(SyndError):
+    """An old worker wrote late; nothing was changed."""
+
+    errno = _errno.ECANCELED
+    status = 409
+    exit_code = 75
+    level = logging.WARNING
+
+
+class InvalidTransition(SyndError):
+    """A state table was broken: a bug of ours."""
+
+
+class RateLimited(SyndError):
+    """The service throttled us past the caller's deadline."""
+
+    errno = _errno.ETIMEDOUT
+    status = 503
+    exit_code = 75
+    retry = Retry.LATER
+    level = logging.WARNING
+
+
+class DeadlineExceeded(SyndError):
+    """The caller's budget of time is spent."""
+
+    errno = _errno.ETIMEDOUT
+    status = 504
+    exit_code = 75
+    retry = Retry.LATER
+    level = logging.WARNING
+
+
+class RemoteUnavailable(SyndError):
+    """The service cannot be reached, or fails."""
+
+    errno = _errno.EIO
+    status = 502
+    exit_code = 69
+    retry = Retry.LATER
+    level = logging.WARNING
+
+
+class Offline(RemoteUnavailable):
+    """The service cannot be reached at all; what is cached stays readable."""
+
+    errno = _errno.EHOSTUNREACH
+
+
+class ProtocolError(SyndError):
+    """An answer that we do not understand."""
+
+    errno = _errno.EPROTO
+    status = 502
+    exit_code = 76
+
+
+class QuotaExceeded(SyndError):
+    """The remote storage is full."""
+
+    errno = _errno.EDQUOT
+    status = 507
+    exit_code = 73
+
+
+class CacheFull(SyndError):
+    """No room on the local disk, and nothing that could be evicted."""
+
+    errno = _errno.ENOSPC
+    status = 507
+    exit_code = 73
+    retry = Retry.LATER
+
+
+class IntegrityError(SyndError):
+    """A digest or a length differs from what the service promised."""
+
+    errno = _errno.EIO
+    status = 502
+    exit_code = 65
+    retry = Retry.ONCE
+
+
+class StoreError(SyndError):
+    """SQLite failed, the file is corrupt, or its schema is newer than this program."""
+
+    errno = _errno.EIO
+    status = 500
+    exit_code = 74
+
+
+class ToolMissing(SyndError):
+    """A program that is needed is not on PATH; the message names it."""
+
+    errno = _errno.EIO
+    status = 500
+    exit_code = 69
+
+
+class StageFailed(SyndError):
+    """A link of a pipeline failed; the message names it."""
+
+    errno = _errno.EIO
+    status = 500
+    exit_code = 65
+
+
+class NotSupported(SyndError):
+    """synd does not do this, by design."""
+
+    errno = _errno.ENOTSUP
+    status = 501
+    exit_code = 64
+    level = logging.DEBUG
+
+
+class DaemonNotRunning(SyndError):
+    """No daemon answers on the socket."""
+
+    errno = _errno.ENOTCONN
+    status = 503
+    exit_code = 69
+    retry = Retry.LATER
+
+
+class AlreadyRunning(SyndError):
+    """Another daemon holds the instance lock."""
+
+    errno = _errno.EBUSY
+    status = 409
+    exit_code = 75
+
+
+class Cancelled(SyndError):
+    """Stopped because somebody asked."""
+
+    errno = _errno.EINTR
+    status = 409
+    exit_code = 130
+    level = logging.DEBUG
+
+
+def _walk(base: type[SyndError]) -> list[type[SyndError]]:
+    found = [base]
+    for sub in base.__subclasses__():
+        found.extend(_walk(sub))
+    return found
+
+
+def table() -> tuple[type[SyndError], ...]:
+    """All error classes of this module, base first: the source of docs/errors.md."""
+    return tuple(cls for cls in _walk(SyndError) if cls.__module__ == __name__)
+
+
+def by_name(name: str) -> type[SyndError]:
+    """The class of that name, or the base: a CLI gives a daemon's problem its own exit code by it."""
+    return next((cls for cls in table() if cls.__name__ == name), SyndError)
