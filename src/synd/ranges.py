@@ -20,6 +20,18 @@ class ByteRange(NamedTuple):
         return self.end - self.start
 
 
+class FileSlice(NamedTuple):
+    """Bytes that lie in an open local file: whoever wants them moves them without Python's help.
+
+    The descriptor stays its owner's, who keeps it open while it is in use. Bytes past the end of the
+    file are simply not there.
+    """
+
+    fd: int
+    offset: int
+    size: int
+
+
 _SPEC = re.compile(r"bytes=(\d*)-(\d*)", re.IGNORECASE)
 
 

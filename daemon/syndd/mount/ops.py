@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+
+from synd.ranges import FileSlice
 
 T = TypeVar("T")
-Answer = T | Future[T]
+Answer: TypeAlias = T | Future[T]
 
 ROOT = 1
 """The node of the mount's top folder."""
@@ -82,7 +84,8 @@ class Filesystem(Protocol):
     def readdir(self, node: int, cookie: int, *, plus: bool) -> Answer[Iterable[DirEntry]]:
         """Entries after `cookie` (0: from the start), lazily; `.` and `..` are left to the transport.
 
-        With `plus` false the entries carry no attributes.
+        With `plus` false the entries need carry no attributes. A transport keeps the iterator between
+        two requests of one open folder and drops it when the folder is closed or its reader seeks.
         """
         ...
 
@@ -90,8 +93,10 @@ class Filesystem(Protocol):
         """Raises Stale when the name leads to another node by now: the kernel looks it up again."""
         ...
 
-    def read(self, node: int, handle: int, offset: int, size: int) -> Answer[bytes | memoryview]:
-        """Up to `size` bytes; fewer only at the end of the file."""
+    def read(
+        self, node: int, handle: int, offset: int, size: int
+    ) -> Answer[bytes | memoryview | FileSlice]:
+        """Up to `size` bytes; fewer only at the end of the file. A memoryview is one of bytes."""
         ...
 
     def release(self, node: int, handle: int) -> None: ...
@@ -114,8 +119,12 @@ class Filesystem(Protocol):
 class Notices(Protocol):
     """How the filesystem tells the kernel that something changed. Never blocks, any thread."""
 
-    def entry(self, parent: int, name: bytes) -> None:
-        """A name in a folder leads elsewhere, or nowhere."""
+    def entry(self, parent: int, name: bytes, *, gone: int | None = None) -> None:
+        """A name in a folder leads elsewhere, or nowhere.
+
+        `gone`: the node that the name led to, when it was deleted: programs that watch the folder
+        are told so.
+        """
         ...
 
     def node(self, node: int, *, data: bool) -> None:

@@ -1,13 +1,17 @@
 """The calls the rest of synd may make to the service, as a protocol: the real client and the fake meet it.
 
 Every call is a coroutine that takes values and returns values of `synd.model`, and raises only
-`synd.errors`. Every call has a deadline: the caller's, or the client's default.
+`synd.errors`. Every call has a deadline: the caller's, or the client's default. Who asks decides how
+urgent a call is: work inside ``with background():`` gives way to everything else.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import IntEnum
+from typing import Literal, NamedTuple, Protocol
 
 from synd.clock import Deadline
 from synd.ids import EntityId, FileHandleId, Md5, Version
@@ -15,14 +19,71 @@ from synd.model import (
     ChildrenPage,
     Entity,
     FileRef,
+    Header,
     Kind,
     LinkTarget,
     Presigned,
     Profile,
+    Store,
     VersionInfo,
 )
 
 SortBy = Literal["NAME", "CREATED_ON", "MODIFIED_ON"]
+
+
+class Priority(IntEnum):
+    """How urgent a call is; the lower number goes first."""
+
+    FOREGROUND = 0
+    """Somebody waits for it."""
+    BACKGROUND = 1
+    """Polling, sizes ahead of the reader: waits its turn, and fails at once while offline."""
+
+
+PRIORITY: ContextVar[Priority] = ContextVar("synd_priority", default=Priority.FOREGROUND)
+
+
+@contextmanager
+def background() -> Iterator[None]:
+    """Calls made inside, and in tasks started inside, are background calls."""
+    before = PRIORITY.set(Priority.BACKGROUND)
+    try:
+        yield
+    finally:
+        PRIORITY.reset(before)
+
+
+@contextmanager
+def foreground() -> Iterator[None]:
+    """The reverse, for work that somebody waits for but that a background task carries out."""
+    before = PRIORITY.set(Priority.FOREGROUND)
+    try:
+        yield
+    finally:
+        PRIORITY.reset(before)
+
+
+class ViewRow(NamedTuple):
+    """What a view knows of one entity. Eventually consistent with the listing."""
+
+    id: EntityId
+    parent: EntityId
+    name: str
+    kind: Kind
+    version: Version | None
+    etag: str
+    created_on_ns: int
+    modified_on_ns: int
+    modified_by: str
+    handle: FileHandleId | None = None
+    md5: Md5 | None = None
+    size: int | None = None
+    """Bytes; None where the service knows none (external links) and for all but files."""
+    file_name: str = ""
+    store: Store | None = None
+    """None for all but files, and where the view lacks the column."""
+    link: LinkTarget | None = None
+    """Always None today: views hold no links."""
 
 
 class Remote(Protocol):
@@ -39,7 +100,10 @@ class Remote(Protocol):
         permissions: bool = False,
         deadline: Deadline | None = None,
     ) -> Entity:
-        """One bundle: entity, file handle, restriction, and what else is asked for. One request."""
+        """One bundle: entity, file handle, restriction, and what else is asked for. One request.
+
+        Raises NotFound, also for what lies in the trash can; Forbidden.
+        """
         ...
 
     async def children(
@@ -57,21 +121,30 @@ class Remote(Protocol):
 
     async def find_child(
         self, parent: EntityId | None, name: str, *, deadline: Deadline | None = None
-    ) -> EntityId | None: ...
+    ) -> EntityId | None:
+        """The child of that exact name; with no parent, the project."""
+        ...
 
     async def versions(
-        self, entity: EntityId, *, offset: int = 0, limit: int = 50, deadline: Deadline | None = None
+        self,
+        entity: EntityId,
+        *,
+        offset: int = 0,
+        limit: int = 50,
+        deadline: Deadline | None = None,
     ) -> Sequence[VersionInfo]:
         """Newest first; empty past the end."""
         ...
 
     async def headers(
         self, entities: Collection[EntityId], *, deadline: Deadline | None = None
-    ) -> Mapping[EntityId, object]:
-        """`Header` per id; ids that vanished or are unreadable are absent."""
+    ) -> Mapping[EntityId, Header]:
+        """`Header` per id; ids that vanished or are unreadable are absent. One request per 100."""
         ...
 
-    async def path(self, entity: EntityId, *, deadline: Deadline | None = None) -> Sequence[tuple[EntityId, str]]:
+    async def path(
+        self, entity: EntityId, *, deadline: Deadline | None = None
+    ) -> Sequence[tuple[EntityId, str]]:
         """(id, name) from the project down to the entity itself (the service's root is left out)."""
         ...
 
@@ -87,45 +160,33 @@ class Remote(Protocol):
         """The Activity as JSON, or None."""
         ...
 
-    async def find_view(self, project: EntityId, name: str, *, deadline: Deadline | None = None) -> EntityId | None: ...
+    async def find_view(
+        self, project: EntityId, name: str, *, deadline: Deadline | None = None
+    ) -> EntityId | None:
+        """The entity view of that name directly in `project`; None when there is none that
+        `view_rows` could read."""
+        ...
 
     async def create_view(
-        self, parent: EntityId, name: str, scope: Sequence[EntityId], *, deadline: Deadline | None = None
+        self,
+        parent: EntityId,
+        name: str,
+        scope: Sequence[EntityId],
+        *,
+        deadline: Deadline | None = None,
     ) -> EntityId:
-        """A view over files and folders of `scope` with the columns that `view_rows` reads."""
+        """A view over files and folders of `scope` with the columns that `view_rows` reads.
+
+        One that exists under that name is returned as it is. Raises Exists when something else
+        has the name, Forbidden.
+        """
         ...
 
     def view_rows(
         self, view: EntityId, *, where: str = "", deadline: Deadline | None = None
     ) -> AsyncIterator[Sequence[ViewRow]]:
-        """All rows of a view in batches, through one CSV download (one async job)."""
+        """All rows of a view in batches, through one CSV download (one async job).
+
+        `where` is a condition of the service's SQL, e.g. ``modifiedOn > 1700000000000``.
+        """
         ...
-
-
-class ViewRow(Protocol):
-    """What a view knows of one entity. Eventually consistent with the listing."""
-
-    @property
-    def id(self) -> EntityId: ...
-    @property
-    def parent(self) -> EntityId: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def version(self) -> Version | None: ...
-    @property
-    def etag(self) -> str: ...
-    @property
-    def modified_on_ns(self) -> int: ...
-    @property
-    def handle(self) -> FileHandleId | None: ...
-    @property
-    def md5(self) -> Md5 | None: ...
-    @property
-    def size(self) -> int | None: ...
-    @property
-    def file_name(self) -> str: ...
-    @property
-    def link(self) -> LinkTarget | None: ...

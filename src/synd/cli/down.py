@@ -1,0 +1,146 @@
+"""`synd down`: drains, unmounts, stops the daemon and the holder; and clears away what a dead one left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from synd.cli import output
+from synd.cli.output import Json
+
+if TYPE_CHECKING:
+    from synd.config import Folders
+    from synd.control.contract import Pending
+
+NOTHING_PENDING: Pending = {"uploads": 0, "bytes": 0, "items": []}
+LEFT = 75
+"""Exit code when something is left unsent: it is safe on this disk, and goes at the next `synd up`."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Mount")(down)
+    app.command(rich_help_panel="Mount")(restart)
+
+
+def down(
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0, help="Longest wait for uploads.")
+    ] = 30.0,
+    lazy: Annotated[
+        bool, typer.Option("--lazy", help="Unmount although files are open there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Send what is unsent, unmount and stop. Exit 0 only if nothing is left unsent."""
+    from synd.config import folders  # noqa: PLC0415
+
+    with output.waiting("sending what is unsent"):
+        result = take_down(folders(), timeout_s=timeout, lazy=lazy)
+    output.emit(result, as_json=as_json, human=lambda: _tell(result))
+    if result["left"]:
+        raise typer.Exit(LEFT)
+
+
+def take_down(folders: Folders, *, timeout_s: float, lazy: bool) -> dict[str, Any]:
+    """Ends everything that belongs to these folders.
+
+    Raises Busy, having changed nothing, when the mount is in use and not `lazy`.
+    """
+    from synd.cli import mounts, process  # noqa: PLC0415
+    from synd.control import contract  # noqa: PLC0415
+    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.errors import DaemonNotRunning, DeadlineExceeded, SyndError  # noqa: PLC0415
+
+    control = Control(folders.socket)
+    pending: contract.Pending = NOTHING_PENDING
+    path = process.last_mount(folders)
+    ended: list[str] = []
+    unknown = False
+    try:
+        status = control.alive(timeout_s=10.0)
+    except DeadlineExceeded:
+        # It hangs. Stopping it by signal loses nothing that was promised, as edits are on disk.
+        status = None
+    if status is not None:
+        path = status["mounts"][0]["path"] if status["mounts"] else path
+        if path is not None and not lazy and mounts.mount_at(path) and mounts.users(path):
+            raise mounts.busy(path)
+        asked: contract.ShutdownRequest = {
+            "timeout_s": timeout_s,
+            "lazy": lazy,
+            "keep_mount": False,
+        }
+        try:
+            reply: contract.ShutdownReply = control.post(
+                contract.SHUTDOWN, asked, timeout_s=timeout_s * 2 + 30.0
+            )
+            pending = reply["pending"]
+        except (DaemonNotRunning, DeadlineExceeded) as error:
+            unknown = True
+            output.remark(f"synd: {error}; ending it by signal")
+        if process.wait_gone(status["pid"], 20.0):
+            ended.append(f"daemon (pid {status['pid']})")
+    else:
+        unknown = process.may_hold_edits(folders)
+        if path is not None and not lazy:
+            there = mounts.mount_at(path)
+            if there is not None and there.fstype == mounts.FSTYPE and mounts.users(path):
+                raise mounts.busy(path)
+    ended += process.end_all(folders, path, lazy=lazy)
+    if path is not None and (still := mounts.mount_at(path)) is not None:
+        if still.fstype == mounts.FSTYPE:
+            raise SyndError(f"{path} is still mounted", hint=f"umount -l {path}", path=path)
+    return {
+        "stopped": ended,
+        "mount": path,
+        "drained": pending["uploads"] == 0 and not unknown,
+        "left": pending["uploads"] > 0 or unknown,
+        "unknown": unknown,
+        "pending": pending,
+        "state": str(folders.state),
+    }
+
+
+def _tell(result: dict[str, Any]) -> None:
+    if not result["stopped"]:
+        output.say("nothing was running")
+    else:
+        output.say(f"stopped: {', '.join(result['stopped'])}")
+    pending: Pending = result["pending"]
+    if pending["uploads"]:
+        output.say(
+            f"{pending['uploads']} edits ({output.size(pending['bytes'])}) are not sent yet:"
+        )
+        for item in pending["items"]:
+            output.say(f"  {item}")
+    elif result["unknown"]:
+        output.say("the daemon was not there to say whether edits are unsent")
+    if result["left"]:
+        output.say(f"they are safe in {result['state']} and go at the next `synd up`")
+
+
+def restart(as_json: Json = False) -> None:
+    """Start the daemon anew under the live mount, as after an upgrade."""
+    from synd.cli import process  # noqa: PLC0415
+    from synd.cli.up import bring_up  # noqa: PLC0415
+    from synd.config import folders as find  # noqa: PLC0415
+    from synd.config import load  # noqa: PLC0415
+    from synd.control import contract  # noqa: PLC0415
+    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.errors import DaemonNotRunning  # noqa: PLC0415
+
+    folders = find()
+    control = Control(folders.socket)
+    status = control.get(contract.STATUS)
+    if not status["mounts"]:
+        raise DaemonNotRunning("the daemon has no mount", hint="`synd down`, then `synd up`")
+    in_force = control.get(contract.CONFIG)
+    control.post(contract.SHUTDOWN, {"timeout_s": 0, "lazy": False, "keep_mount": True})
+    process.wait_gone(status["pid"], 30.0)
+    path = status["mounts"][0]["path"]
+    flags = {name: in_force[name] or None for name in ("projects", "transport", "allow_other")}
+    result, _ = bring_up(load(flags=flags), folders, path, timeout_s=60.0)
+    output.emit(
+        result, as_json=as_json, human=lambda: output.say(f"daemon {result['pid']} goes on with {path}")
+    )

@@ -1,0 +1,110 @@
+"""`synd registry`: serve the embedded local registry, and seed it. Also ``python -m synd.cli.registry``."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="The local, Synapse-compatible registry: serve it, fill it.", no_args_is_help=True
+)
+
+Data = Annotated[Path, typer.Option("--data", help="The registry's folder: database and bytes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON instead of text.")]
+
+
+@app.command()
+def serve(
+    data: Data,
+    port: Annotated[int, typer.Option(help="TCP port on loopback; 0 takes a free one.")] = 0,
+    latency_ms: Annotated[float, typer.Option(min=0, help="Added to every request.")] = 0.0,
+    mbit: Annotated[
+        float, typer.Option(min=0, help="Bound of each byte connection, Mbit/s; 0 is none.")
+    ] = 0.0,
+    throttle: Annotated[
+        bool, typer.Option("--throttle", help="Synapse's own limits: 3 at once, 600 a minute.")
+    ] = False,
+    url_ttl_s: Annotated[int, typer.Option(min=1, help="Life of presigned URLs, seconds.")] = 900,
+    as_json: AsJson = False,
+) -> None:
+    """Serves the registry on loopback until SIGTERM or Ctrl-C."""
+    from synd import log
+    from synd.errors import SyndError
+    from synd.registry.serve import run
+    from synd.registry.service import Settings
+
+    log.set_up()
+
+    def ready(url: str, token: str) -> None:
+        if as_json:
+            print(jsonlib.dumps({"url": url, "token": token, "pid": os.getpid()}), flush=True)
+        else:
+            print(f"Registry at {url}\nToken in {data / 'token'}\nCtrl-C stops it.", flush=True)
+
+    settings = Settings(
+        data.absolute(), "127.0.0.1", port, latency_ms, mbit, throttle, url_ttl_s
+    )
+    try:
+        run(settings, ready)
+    except SyndError as error:
+        _fail(error, as_json)
+
+
+@app.command()
+def seed(
+    data: Data,
+    folder: Annotated[Path, typer.Option("--from", help="The local folder to import.")],
+    project: Annotated[str, typer.Option(help="Name of the new project.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Move a project of that name to the trash first.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Imports a folder as a project, linking the bytes; works while the registry is served."""
+    from synd.errors import SyndError
+    from synd.registry.seed import import_folder
+    from synd.registry.web import Refused
+
+    try:
+        report = import_folder(data.absolute(), folder, project, replace=replace)
+    except SyndError as error:
+        _fail(error, as_json)
+        return
+    except Refused as error:
+        from synd.errors import UsageError
+
+        _fail(UsageError(error.reason), as_json)
+        return
+    told = report.describe()
+    if as_json:
+        print(jsonlib.dumps(told), flush=True)
+        return
+    print(f"{told['project_id']}  {project}")
+    print(f"{report.files} files, {report.folders} folders, {report.links} links, {report.bytes} bytes")
+    for path, name in report.renamed:
+        print(f"renamed: {path} -> {name}")
+    for path, why in report.skipped:
+        print(f"skipped: {path}: {why}")
+
+
+def _fail(error: object, as_json: bool) -> None:
+    """Tells an error on standard error and ends with its exit code."""
+    from synd.errors import SyndError
+
+    assert isinstance(error, SyndError)
+    if as_json:
+        print(jsonlib.dumps(error.problem()), file=sys.stderr)
+    else:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+    raise typer.Exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    app()

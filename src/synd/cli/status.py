@@ -1,0 +1,99 @@
+"""`synd status`: the daemon's state, or that of one file or folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synd.cli import output
+from synd.cli.output import Json
+
+if TYPE_CHECKING:
+    from synd.control.contract import PathStatus, Status
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Mount")(status)
+
+
+def status(
+    path: Annotated[
+        Path | None, typer.Argument(help="A file or folder in the mount; none: the daemon.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the daemon does, or the state of PATH. Exit 69 when no daemon runs."""
+    from synd.control import contract  # noqa: PLC0415
+    from synd.control.connect import Control  # noqa: PLC0415
+
+    control = Control.here()
+    if path is not None:
+        from synd.cli.mounts import resolve  # noqa: PLC0415
+
+        one: PathStatus = control.get(contract.STATUS, path=resolve(path))
+        output.emit(one, as_json=as_json, human=lambda: _tell_path(one))
+        return
+    whole: Status = control.get(contract.STATUS)
+    output.emit(whole, as_json=as_json, human=lambda: _tell(whole))
+
+
+def _tell(s: Status) -> None:
+    lines = [
+        f"daemon     {s['state']}, pid {s['pid']}, version {s['version']}, "
+        f"up {output.span(s['uptime_s'])}"
+    ]
+    for m in s["mounts"]:
+        fast = "passthrough" if m["passthrough"] else f"no passthrough: {m['passthrough_reason']}"
+        lines.append(f"mount      {m['path']} ({m['transport']}, {fast})")
+    service = s["service"]
+    line = "online" if service["online"] else f"offline ({service['reason']})"
+    lines.append(
+        f"service    {service['endpoint']} as {service['user'] or 'anonymous'}, "
+        f"{line} for {output.age_of(service['since_at'])}, {service['requests']} requests"
+        + (", throttled" if service["throttled"] else "")
+    )
+    fresh = s["freshness"]
+    age = "nothing visited" if fresh["oldest_s"] is None else f"oldest {output.span(fresh['oldest_s'])}"
+    lines.append(f"freshness  at most {fresh['setting_s']:g} s in visited folders ({age})")
+    cache = s["cache"]
+    bound = f" of {output.size(cache['limit_bytes'])}" if cache["limit_bytes"] else ""
+    lines.append(
+        f"cache      {output.size(cache['bytes'])}{bound} in {cache['objects']} objects, "
+        f"{output.size(cache['pinned_bytes'])} pinned, {output.size(cache['disk_free_bytes'])} free"
+    )
+    jobs = ", ".join(f"{n} {state}" for state, n in s["jobs"].items() if n)
+    if jobs:
+        lines.append(f"jobs       {jobs}")
+    for t in s["transfers"]:
+        arrow = "↓" if t["direction"] == "down" else "↑"
+        lines.append(
+            f"{arrow} {t['path']}  {output.size(t['bytes'])} of {output.size(t['total_bytes'])}, "
+            f"{output.size(t['rate_bytes_s'])}/s"
+        )
+    for w in s["waits"]:
+        lines.append(
+            f"waiting    {w['what']}: {w['reason']}, for {output.age_of(w['since_at'])}, "
+            f"gives up at {w['deadline_at']}"
+        )
+    for p in s["problems"]:
+        lines.append(f"problem    {p['title']}" + (f" — {p['hint']}" if p.get("hint") else ""))
+    pending = s["pending"]
+    if s["safe_to_stop"]:
+        lines.append("safe to stop: everything is sent")
+    else:
+        lines.append(
+            f"not safe to stop: {pending['uploads']} edits ({output.size(pending['bytes'])}) unsent"
+        )
+    output.say("\n".join(lines))
+
+
+def _tell_path(s: PathStatus) -> None:
+    version = f" version {s['version']}" if s["version"] is not None else ""
+    base = f", edited from version {s['base_version']}" if s["base_version"] is not None else ""
+    output.say(f"{s['path']}")
+    output.say(f"  {s['kind']} {s['entity']}{version}{base}: {s['state']}" + (", pinned" if s["pinned"] else ""))
+    output.say(f"  {output.size(s['cached_bytes'])} of {output.size(s['size'])} here, md5 {s['md5'] or '?'}")
+    output.say(f"  asked the service {output.age_of(s['checked_at'])} ago")
+    output.say("  everything of it is sent" if s["settled"] else "  not sent yet")

@@ -1,0 +1,197 @@
+"""`synd up`: starts the daemon and returns once the mount answers; adopts a mount that lives already."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import threading
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from synd.cli import output
+from synd.cli.output import Json
+
+if TYPE_CHECKING:
+    from synd.config import Config, Folders
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Mount")(up)
+
+
+def up(
+    mount: Annotated[
+        str | None, typer.Option("--mount", "-m", metavar="PATH", help="Where to mount.")
+    ] = None,
+    project: Annotated[
+        list[str] | None,
+        typer.Option("--project", "-p", metavar="ID", help="Show only this project; may be repeated."),
+    ] = None,
+    transport: Annotated[
+        str | None, typer.Option("--transport", metavar="kernel|libfuse", help="How to speak FUSE.")
+    ] = None,
+    allow_other: Annotated[
+        bool, typer.Option("--allow-other", help="Let other users of this machine see the mount.")
+    ] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", "-f", help="Stay until Ctrl-C, then unmount.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0.1, help="Longest wait for the mount.")
+    ] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Mount Synapse and return once the mount answers."""
+    from synd import config as settings  # noqa: PLC0415
+    from synd.cli import mounts  # noqa: PLC0415
+
+    config = settings.load(
+        flags={
+            "mount": mount,
+            "projects": project or None,
+            "transport": transport,
+            "allow_other": allow_other or None,
+        }
+    )
+    folders = settings.folders()
+    path = mounts.resolve(config.mount)
+    result, child = bring_up(
+        config, folders, path, timeout_s=timeout, foreground=foreground, environ=None
+    )
+    output.emit(result, as_json=as_json, human=lambda: _tell(result))
+    if foreground:
+        stay(folders, path, child, as_json=as_json)
+
+
+def bring_up(
+    config: Config,
+    folders: Folders,
+    path: str,
+    *,
+    timeout_s: float,
+    foreground: bool = False,
+    environ: dict[str, str] | None = None,
+) -> tuple[dict[str, Any], subprocess.Popen[bytes] | None]:
+    """Makes `path` a mount that answers; what was done, and the holder if it was started here.
+
+    Raises Busy when the daemon has mounted another path, and the daemon's own error when it cannot start.
+    """
+    from synd.cli import mounts, process  # noqa: PLC0415
+    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.control.hold import Holder  # noqa: PLC0415
+    from synd.errors import Busy, DaemonNotRunning, SyndError  # noqa: PLC0415
+
+    flags = _flags(config, path)
+    child: subprocess.Popen[bytes] | None = None
+    how = "started"
+    with output.waiting(f"mounting {path}") as tick:
+        status = Control(folders.socket).alive(timeout_s=min(timeout_s, 20.0))
+        if status is not None:
+            held = [m["path"] for m in status["mounts"]]
+            if path not in held:
+                raise Busy(
+                    f"the daemon (pid {status['pid']}) has mounted {', '.join(held) or 'nothing'}",
+                    hint=f"`synd down` first, then `synd up --mount {path}`; "
+                    "or give a second daemon its own SYND_HOME",
+                    path=path,
+                )
+            how = "adopted"
+        else:
+            process.prepare_mount_point(path)
+            holder = Holder(folders.runtime)
+            kept = holder.alive()
+            if kept is not None:
+                before = process.last_mount(folders)
+                if before is not None and before != path and mounts.mount_at(before):
+                    raise Busy(
+                        f"the mount holder (pid {kept.get('pid')}) keeps {before}",
+                        hint=f"`synd down` first, then `synd up --mount {path}`",
+                        path=path,
+                    )
+                how = "restarted"
+                process.forget_startup(folders)
+                try:
+                    holder.start(flags)
+                except DaemonNotRunning:
+                    kept = None
+            if kept is None and process.daemon_pid(folders) is None:
+                how = "started"
+                child = process.launch(
+                    folders, process.Launch(path, flags, environ), foreground=foreground
+                )
+            process.remember(folders, path, flags)
+        try:
+            took_s = process.wait_answers(
+                folders, path, timeout_s, child=child, starting=how != "adopted", tick=tick
+            )
+        except SyndError:
+            if child is not None:
+                # What we started and what does not work is not left lying about.
+                with contextlib.suppress(SyndError):
+                    process.end_all(folders, path, lazy=True)
+                if child.poll() is None:
+                    process.end_process(child.pid, 2.0)
+                    child.wait()
+            raise
+    told: dict[str, Any] = {
+        "mount": path,
+        "how": how,
+        "pid": process.daemon_pid(folders),
+        "took_s": round(took_s, 3),
+        "log": str(process.log_file(folders)),
+    }
+    return told, child
+
+
+def _flags(config: Config, path: str) -> list[str]:
+    flags = ["--mount", path, "--transport", config.transport]
+    for project in config.projects:
+        flags += ["--project", project]
+    if config.allow_other:
+        flags.append("--allow-other")
+    return flags
+
+
+def _tell(result: dict[str, Any]) -> None:
+    match result["how"]:
+        case "adopted":
+            output.say(f"{result['mount']} is mounted already (daemon {result['pid']})")
+        case "restarted":
+            output.say(f"{result['mount']} lived on without its daemon, which runs again now")
+        case _:
+            output.say(f"mounted at {result['mount']} in {result['took_s']:.1f} s")
+
+
+def stay(
+    folders: Folders, path: str, child: subprocess.Popen[bytes] | None, *, as_json: bool
+) -> None:
+    """Waits for Ctrl-C or the daemon's end, then takes the mount down."""
+    from synd.cli import process  # noqa: PLC0415
+    from synd.cli.down import take_down  # noqa: PLC0415
+
+    asked = threading.Event()
+
+    def ask(_number: int, _frame: object) -> None:
+        asked.set()
+
+    old = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if not as_json:
+        output.remark("Ctrl-C unmounts and ends")
+    try:
+        while not asked.wait(0.2):
+            gone = child.poll() is not None if child is not None else False
+            if gone or (child is None and process.daemon_pid(folders) is None):
+                break
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    result = take_down(folders, timeout_s=30.0, lazy=True)
+    if child is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(10.0)
+    if not as_json:
+        output.remark(f"unmounted {path}")
+    if result["left"]:
+        raise typer.Exit(75)

@@ -1,0 +1,795 @@
+"""Bytes from storage: ranged downloads of presigned URLs, blocking, for worker threads.
+
+A `Downloader` keeps connections per host over the standard library's ``http.client`` and reads bodies
+straight from the socket into one buffer (docs/adr/0002-bulk-bytes-by-http-client.md has the numbers).
+It never sends the service's token: a presigned URL carries its own right. It never logs a URL.
+Trying again is left to the caller, except where a kept connection turns out to be dead; `resume` is
+the ready-made loop. Which ranges to fetch, and where bytes go, is left to the caller.
+
+Whatever the error, the sink was given every byte that arrived before it, in order and without gaps.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import re
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from synd.clock import Deadline
+from synd.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Forbidden,
+    IntegrityError,
+    NotFound,
+    NotSupported,
+    Offline,
+    ProtocolError,
+    RangeNotSatisfiable,
+    RateLimited,
+    RemoteUnavailable,
+    Retry,
+    SyndError,
+    UsageError,
+)
+from synd.retry import RetryPolicy
+
+PIECE: Final = 1 << 20
+"""Bytes of the receive buffer: the largest piece that a sink is given."""
+
+MAX_REDIRECTS: Final = 5
+
+_IDLE_S: Final = 20.0
+"""Storage services drop a silent connection after 5 s to 60 s; a dead one costs a round trip."""
+
+_SLICE_S: Final = 0.25
+"""How often a silent wait looks at the deadline and at `cancelled`."""
+
+_SKIP_MAX: Final = 64 << 20
+"""A server that ignores Range is read past at most so many unwanted bytes."""
+
+_BODY_MAX: Final = 16 << 10
+"""Bytes read of an error's or a redirect's own body; beyond, its connection is not kept."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)", re.IGNORECASE)
+_EXPIRED = re.compile(rb"expired|ExpiredToken|InvalidToken|TokenRefreshRequired", re.IGNORECASE)
+_CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
+
+Sink = Callable[[int, memoryview], object]
+"""Takes (offset in the file, bytes). The view is valid only during the call."""
+
+
+class UrlExpired(Forbidden):
+    """Storage refuses the URL: its time is over (or its right was taken). Ask for a new one."""
+
+    retry = Retry.ONCE
+
+
+class Interrupted(RemoteUnavailable):
+    """The connection broke, fell silent or ended early. Go on at `start` + `received`."""
+
+    def __init__(self, message: str, *, received: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.received = received
+        """Bytes of the wanted range that the sink was given."""
+
+
+class StorageBusy(RateLimited):
+    """Storage asks for patience."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Seconds that storage asked for; None when it named none."""
+
+
+class Fetched(NamedTuple):
+    """What one `fetch_range` brought."""
+
+    received: int
+    """Bytes given to the sink."""
+    total: int | None
+    """Size of the whole file, when the server tells it."""
+    etag: str
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferCounts:
+    """What a `Downloader` did since it was made."""
+
+    requests: int
+    received_bytes: int
+    connections: int
+
+
+class _Origin(NamedTuple):
+    """Where a connection leads: connections are kept under it."""
+
+    tls: bool
+    host: str
+    port: int
+    proxy: str
+    """Proxy URL, empty for none."""
+
+
+class _Place(NamedTuple):
+    """A URL taken apart."""
+
+    origin: _Origin
+    netloc: str
+    target: str
+    """Path with query."""
+
+
+class _Connection:
+    """One `http.client` connection and when it was last used."""
+
+    __slots__ = ("http", "idle_since", "used")
+
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        self.http = connection
+        self.idle_since = 0.0
+        self.used = False
+
+    def is_dead(self, now: float) -> bool:
+        """Whether the peer has closed it, or it has been silent too long to trust."""
+        sock = self.http.sock
+        if sock is None or now - self.idle_since > _IDLE_S:
+            return True
+        try:
+            poller = select.poll()
+            poller.register(sock, select.POLLIN | select.POLLHUP)
+            # Between requests there is nothing to read but an end of file or a TLS alert.
+            return bool(poller.poll(0))
+        except (OSError, ValueError):
+            return True
+
+    def close(self) -> None:
+        self.http.close()
+
+
+class _Watch:
+    """The limits of one call: its deadline, the silence it bears, and whether it is still wanted."""
+
+    __slots__ = ("cancelled", "deadline", "last", "stall_s", "who")
+
+    def __init__(
+        self, deadline: Deadline, stall_s: float, cancelled: Callable[[], bool] | None, who: str
+    ) -> None:
+        self.deadline = deadline
+        self.stall_s = stall_s
+        self.cancelled = cancelled
+        self.who = who
+        self.last = time.monotonic()
+
+    def heard(self) -> None:
+        self.last = time.monotonic()
+
+    def check(self) -> None:
+        """Raises Cancelled, DeadlineExceeded, or _Silent when no byte came for too long."""
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled("the download was cancelled")
+        self.deadline.check()
+        if time.monotonic() - self.last > self.stall_s:
+            raise _Silent(f"{self.who} sent nothing for {self.stall_s:g} s")
+
+    def budget_s(self) -> float:
+        """Seconds that one blocking call may take at most."""
+        return max(0.001, min(self.stall_s, self.deadline.left_s()))
+
+    def await_bytes(self, sock: socket.socket) -> None:
+        """Returns once `sock` has something to read (or has ended)."""
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return
+        poller = select.poll()
+        poller.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+        while True:
+            slice_s = min(_SLICE_S, self.budget_s())
+            if poller.poll(max(1, int(slice_s * 1000))):
+                return
+            self.check()
+
+
+class _Silent(Exception):
+    """Internal: told as `Interrupted` once the count of bytes is known."""
+
+
+class Downloader:
+    """Fetches byte ranges over kept connections. Safe to use from any number of threads at once.
+
+    `connect_timeout_s` bounds connecting, TLS included; `read_timeout_s` is the longest silence that
+    is borne in the middle of an answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float = 10.0,
+        read_timeout_s: float = 60.0,
+        idle_per_host: int = 32,
+        user_agent: str = "synd",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._read_timeout_s = read_timeout_s
+        self._idle_per_host = idle_per_host
+        self._user_agent = user_agent
+        self._tls = tls
+        self._lock = threading.Lock()
+        """Guards all below; a leaf, held for a few statements, never over I/O."""
+        self._idle: dict[_Origin, list[_Connection]] = {}
+        self._proxies: dict[tuple[bool, str, int], str] = {}
+        self._buffers: list[bytearray] = []
+        self._closed = False
+        self._requests = 0
+        self._received = 0
+        self._connections = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes idle connections; those in use are closed when their call ends."""
+        with self._lock:
+            self._closed = True
+            idle = [c for kept in self._idle.values() for c in kept]
+            self._idle.clear()
+            self._buffers.clear()
+        for connection in idle:
+            connection.close()
+
+    def counts(self) -> TransferCounts:
+        with self._lock:
+            return TransferCounts(self._requests, self._received, self._connections)
+
+    def fetch_range(
+        self,
+        url: str,
+        start: int,
+        end: int | None,
+        sink: Sink,
+        *,
+        deadline: Deadline,
+        cancelled: Callable[[], bool] | None = None,
+        buffer: bytearray | memoryview | None = None,
+    ) -> Fetched:
+        """Gives the bytes from `start` up to `end` (None: the file's end) to `sink`, as they arrive.
+
+        `buffer`, when given, receives the pieces, and its size bounds them; it must not be empty.
+
+        Raises  UrlExpired (ask for a new URL) · NotFound · Forbidden · RangeNotSatisfiable ·
+                Interrupted (`received` tells how far it came; so do all of its kind) ·
+                RateLimited, RemoteUnavailable (storage asks for patience) · Offline · IntegrityError
+                (the file is shorter than `end`) · DeadlineExceeded · Cancelled · ProtocolError ·
+                NotSupported (neither http nor https). Errors of `sink` pass through.
+        """
+        if start < 0 or (end is not None and end < start):
+            raise UsageError(f"range {start}-{end} makes no sense")
+        if end == start:
+            return Fetched(0, None, "", "")
+        own = None
+        if buffer is None:
+            own = self._take_buffer(PIECE if end is None else min(PIECE, end - start))
+            buffer = own
+        try:
+            with memoryview(buffer) as view:
+                return self._follow(url, start, end, sink, view, deadline, cancelled)
+        finally:
+            if own is not None:
+                self._give_buffer(own)
+
+    def resume(
+        self,
+        url: Callable[[bool], str],
+        start: int,
+        end: int | None,
+        sink: Sink,
+        *,
+        deadline: Deadline,
+        cancelled: Callable[[], bool] | None = None,
+        policy: RetryPolicy | None = None,
+    ) -> Fetched:
+        """`fetch_range` until all has arrived: goes on after a break, with a fresh URL on expiry.
+
+        `url(fresh)` gives the URL; `fresh` is true after storage refused the last one. Tries that
+        brought bytes are not counted against `policy`.
+        """
+        policy = policy or RetryPolicy()
+        at = start
+        attempt = refused = 0
+
+        def forward(offset: int, piece: memoryview) -> None:
+            nonlocal at, attempt, refused
+            sink(offset, piece)
+            at = offset + len(piece)
+            attempt = refused = 0
+
+        while True:
+            try:
+                got = self.fetch_range(
+                    url(refused > 0), at, end, forward, deadline=deadline, cancelled=cancelled
+                )
+                return got._replace(received=at - start)
+            except UrlExpired:
+                refused += 1
+                if refused > 2:
+                    raise
+            except (RemoteUnavailable, RateLimited) as error:
+                attempt += 1
+                asked_s = error.retry_after_s if isinstance(error, StorageBusy) else None
+                wait = policy.wait_s(error, attempt, deadline, asked_s=asked_s)
+                if wait is None:
+                    raise
+                _sleep(wait, deadline, cancelled)
+
+    def _take_buffer(self, size: int) -> bytearray:
+        if size < PIECE:
+            return bytearray(size)
+        with self._lock:
+            if self._buffers:
+                return self._buffers.pop()
+        return bytearray(PIECE)
+
+    def _give_buffer(self, buffer: bytearray) -> None:
+        if len(buffer) != PIECE:
+            return
+        with self._lock:
+            if len(self._buffers) < self._idle_per_host and not self._closed:
+                self._buffers.append(buffer)
+
+    def _follow(
+        self,
+        url: str,
+        start: int,
+        end: int | None,
+        sink: Sink,
+        view: memoryview,
+        deadline: Deadline,
+        cancelled: Callable[[], bool] | None,
+    ) -> Fetched:
+        """`fetch_range` along its redirects."""
+        for _ in range(MAX_REDIRECTS + 1):
+            place = self._place(url)
+            who = place.origin.host
+            watch = _Watch(deadline, self._read_timeout_s, cancelled, who)
+            watch.check()
+            connection, response = self._request(place, start, end, watch)
+            keep = False
+            try:
+                if response.status in (200, 206):
+                    got, keep = self._body(connection, response, start, end, sink, view, watch)
+                    return got
+                rest, keep = _small_body(response, who)
+                if response.status not in _REDIRECTS:
+                    raise _refusal(response, rest, who)
+                target = response.getheader("Location")
+                if not target:
+                    raise ProtocolError(f"{who} redirects to nowhere")
+                following = urljoin(url, target)
+                if place.origin.tls and not self._place(following).origin.tls:
+                    raise ProtocolError(f"{who} redirects from https to an open connection")
+                url = following
+            finally:
+                if keep:
+                    self._keep(place.origin, connection)
+                else:
+                    response.close()
+                    connection.close()
+        raise ProtocolError(f"more than {MAX_REDIRECTS} redirects in a row")
+
+    def _place(self, url: str) -> _Place:
+        """Where `url` leads. The environment's proxies are asked once per origin."""
+        scheme, netloc, host, port, target = _split(url)
+        tls = scheme == "https"
+        with self._lock:
+            proxy = self._proxies.get((tls, host, port))
+        if proxy is None:
+            proxy = _proxy(scheme, host, port)
+            with self._lock:
+                self._proxies[tls, host, port] = proxy
+        return _Place(_Origin(tls, host, port, proxy), netloc, target)
+
+    def _request(
+        self, place: _Place, start: int, end: int | None, watch: _Watch
+    ) -> tuple[_Connection, http.client.HTTPResponse]:
+        """The answer's head. A kept connection that turns out to be dead is replaced once, unseen."""
+        origin, netloc, target = place
+        headers = {
+            "Host": netloc,
+            "User-Agent": self._user_agent,
+            "Accept": "*/*",
+            # Stored bytes are wanted as they are. Google storage unpacks what was stored packed
+            # unless it is told that the caller can do so; its answer is then the stored bytes.
+            "Accept-Encoding": "gzip"
+            if origin.host.endswith("storage.googleapis.com")
+            else "identity",
+        }
+        if start or end is not None:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        if origin.proxy and not origin.tls:
+            target = f"http://{netloc}{target}"
+            headers.update(_proxy_login(origin.proxy))
+        while True:
+            connection = self._connect(origin, watch)
+            with self._lock:
+                self._requests += 1
+            try:
+                sock = connection.http.sock
+                sock.settimeout(watch.budget_s())
+                connection.http.request("GET", target, headers=headers)
+                watch.await_bytes(sock)
+                sock.settimeout(watch.budget_s())
+                response = connection.http.getresponse()
+                watch.heard()
+                return connection, response
+            except (http.client.HTTPException, OSError) as error:
+                connection.close()
+                if connection.used and not isinstance(error, TimeoutError):
+                    continue
+                watch.deadline.check()
+                if isinstance(error, TimeoutError):
+                    raise Interrupted(f"{watch.who} does not answer") from error
+                raise Interrupted(f"{watch.who} gave no answer: {_why(error)}") from error
+            except _Silent as error:
+                connection.close()
+                raise Interrupted(str(error)) from error
+            except BaseException:
+                connection.close()
+                raise
+
+    def _connect(self, origin: _Origin, watch: _Watch) -> _Connection:
+        """A kept connection to `origin`, else a new one."""
+        now = time.monotonic()
+        while True:
+            with self._lock:
+                kept = self._idle.get(origin)
+                connection = kept.pop() if kept else None
+            if connection is None:
+                break
+            if not connection.is_dead(now):
+                connection.used = True
+                return connection
+            connection.close()
+        timeout_s = max(0.001, min(self._connect_timeout_s, watch.deadline.left_s()))
+        new = _Connection(self._open(origin, timeout_s))
+        try:
+            new.http.connect()
+        except (http.client.HTTPException, OSError) as error:
+            new.close()
+            watch.deadline.check()
+            raise _unreachable(watch.who, error) from error
+        with self._lock:
+            self._connections += 1
+        watch.heard()
+        return new
+
+    def _open(self, origin: _Origin, timeout_s: float) -> http.client.HTTPConnection:
+        """An unconnected connection, through the proxy if there is one."""
+        if not origin.proxy:
+            if origin.tls:
+                return http.client.HTTPSConnection(
+                    origin.host, origin.port, timeout=timeout_s, context=self._context()
+                )
+            return http.client.HTTPConnection(origin.host, origin.port, timeout=timeout_s)
+        proxy = urlsplit(origin.proxy)
+        host, port = proxy.hostname or "", proxy.port or 80
+        if not origin.tls:
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        tunnel = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._context())
+        tunnel.set_tunnel(origin.host, origin.port, headers=_proxy_login(origin.proxy))
+        return tunnel
+
+    def _context(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._tls is None:
+                self._tls = ssl.create_default_context()
+            return self._tls
+
+    def _keep(self, origin: _Origin, connection: _Connection) -> None:
+        connection.idle_since = time.monotonic()
+        with self._lock:
+            kept = self._idle.setdefault(origin, [])
+            if not self._closed and len(kept) < self._idle_per_host:
+                kept.append(connection)
+                return
+        connection.close()
+
+    def _body(
+        self,
+        connection: _Connection,
+        response: http.client.HTTPResponse,
+        start: int,
+        end: int | None,
+        sink: Sink,
+        view: memoryview,
+        watch: _Watch,
+    ) -> tuple[Fetched, bool]:
+        """Gives the body to `sink`; also whether the connection may be kept."""
+        skip, stop, total = _extent(response, start, end, watch.who)
+        pieces = _Pieces(connection, response, view, watch)
+        at = start - skip
+        given = 0
+        try:
+            while stop is None or at < stop:
+                room = view.nbytes if stop is None else min(view.nbytes, stop - at)
+                n = pieces.next(room)
+                if n == 0:
+                    break
+                fresh = max(0, min(n, start - at))
+                if n > fresh:
+                    sink(at + fresh, view[fresh:n])
+                    given += n - fresh
+                at += n
+        except _Silent as error:
+            raise Interrupted(str(error), received=given) from error
+        except _Broken as error:
+            text = f"the connection to {watch.who} broke: {_why(error.__cause__ or error)}"
+            raise Interrupted(text, received=given) from error.__cause__
+        finally:
+            with self._lock:
+                self._received += given
+        whole = end if end is not None else (total if total is not None else stop)
+        if whole is not None and start + given < whole:
+            if total is not None and stop is not None and at == stop and stop >= total:
+                raise IntegrityError(
+                    f"the file in storage ends at byte {total}, but {whole} bytes were promised"
+                )
+            raise Interrupted(f"{watch.who} sent {given} of {whole - start} bytes", received=given)
+        got = Fetched(
+            given,
+            total,
+            response.getheader("ETag") or "",
+            response.getheader("Content-Type") or "application/octet-stream",
+        )
+        return got, pieces.finish()
+
+
+class _Broken(Exception):
+    """Internal: the socket failed (the cause), in contrast to an error of the sink's own I/O."""
+
+
+class _Pieces:
+    """The body of one answer, piece by piece, from the socket straight into the buffer.
+
+    http.client's own `readinto` would fill the whole buffer before it returns: no deadline could be
+    kept and no byte told before the megabyte is full. So only its parsed head and what it has read
+    beyond are used; the rest comes from `recv_into`.
+    """
+
+    __slots__ = ("_ahead", "_http", "_left", "_response", "_sock", "_view", "_watch")
+
+    def __init__(
+        self,
+        connection: _Connection,
+        response: http.client.HTTPResponse,
+        view: memoryview,
+        watch: _Watch,
+    ) -> None:
+        self._http = connection.http
+        self._response = response
+        self._view = view
+        self._watch = watch
+        self._left: int | None = response.length
+        """Bytes of the body still to be handed out; None when only its end will tell."""
+        self._ahead = 0
+        """Of these, what came along with the head and lies in http.client's buffer."""
+        reader: Any = response.fp
+        if reader is None:
+            self._left = 0
+            return
+        # The connection lets go of its socket when the answer is its last; the answer still has it.
+        self._sock: socket.socket = connection.http.sock or reader.raw._sock
+        if not response.chunked:
+            # peek() reads the socket when the buffer is empty, so the socket must not block just now.
+            self._sock.settimeout(0)
+            with suppress(BlockingIOError, ssl.SSLWantReadError):
+                self._ahead = len(reader.peek(1))
+            self._sock.settimeout(_SLICE_S)
+
+    def next(self, room: int) -> int:
+        """Puts up to `room` bytes at the buffer's start; their number, 0 at the body's end.
+
+        Raises _Silent and _Broken, besides what `_Watch.check` raises.
+        """
+        if self._left is not None:
+            room = min(room, self._left)
+        if room == 0:
+            return 0
+        if self._response.chunked:
+            n = self._next_chunked(room)
+        elif self._ahead:
+            reader: Any = self._response.fp
+            n = reader.readinto1(self._view[: min(room, self._ahead)])
+            self._ahead -= n
+        else:
+            n = self._receive(room)
+        if self._left is not None:
+            self._left -= n
+        self._watch.heard()
+        return n
+
+    def _receive(self, room: int) -> int:
+        target = self._view[:room]
+        watch = self._watch
+        while True:
+            if watch.cancelled is not None or watch.deadline.passed:
+                watch.check()
+            try:
+                return self._sock.recv_into(target)
+            except TimeoutError:
+                watch.check()
+            except OSError as error:
+                raise _Broken from error
+
+    def _next_chunked(self, room: int) -> int:
+        self._sock.settimeout(self._watch.budget_s())
+        self._watch.check()
+        try:
+            data = self._response.read1(room)
+        except TimeoutError as error:
+            self._watch.deadline.check()
+            raise _Silent(f"{self._watch.who} fell silent") from error
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            raise _Broken from error
+        self._view[: len(data)] = data
+        return len(data)
+
+    def finish(self) -> bool:
+        """Lets go of the answer; whether its connection can carry another request."""
+        if self._response.chunked:
+            whole = self._response.isclosed()
+        else:
+            whole = self._left == 0
+        if not whole or self._response.will_close:
+            return False
+        # http.client refuses the next request until this answer counts as read.
+        self._response.close()
+        return self._http.sock is not None
+
+
+def _extent(
+    response: http.client.HTTPResponse, start: int, end: int | None, who: str
+) -> tuple[int, int | None, int | None]:
+    """(bytes to skip, offset where the wanted bytes of this answer end, size of the whole file)."""
+    if response.status == 206:
+        match = _CONTENT_RANGE.fullmatch((response.getheader("Content-Range") or "").strip())
+        if match is None or match[1] is None:
+            raise ProtocolError(f"{who} answered a range without a valid Content-Range")
+        first, stop = int(match[1]), int(match[2]) + 1
+        total = None if match[3] == "*" else int(match[3])
+        if first != start or stop <= first or (end is not None and stop > end):
+            raise ProtocolError(f"{who} sent bytes {first}-{stop - 1} instead of {start}-{end}")
+        if response.length is not None and response.length != stop - first:
+            raise ProtocolError(f"{who} contradicts itself about the length of its answer")
+        return 0, stop, total
+    size: int | None = response.length
+    if start > _SKIP_MAX:
+        raise NotSupported(
+            f"{who} cannot send parts of a file, and byte {start} lies too far in to read up to it"
+        )
+    if size is not None and start >= size:
+        raise RangeNotSatisfiable(f"byte {start} lies past the end ({size} bytes)")
+    if size is not None:
+        return start, size if end is None else min(size, end), size
+    return start, end, None
+
+
+def _small_body(response: http.client.HTTPResponse, who: str) -> tuple[bytes, bool]:
+    """The first bytes of a body that is not the file; and whether the connection can be kept."""
+    try:
+        text = response.read(_BODY_MAX)
+    except (http.client.HTTPException, OSError) as error:
+        raise Interrupted(f"the answer of {who} broke off: {_why(error)}") from error
+    return text, response.isclosed() and not response.will_close
+
+
+def _refusal(response: http.client.HTTPResponse, body: bytes, who: str) -> SyndError:
+    """The error for an answer that is not the bytes."""
+    status = response.status
+    code = _CODE.search(body)
+    said = f"{status} {code[1].decode()}" if code else str(status)
+    if status == 403 or (status in (400, 401) and _EXPIRED.search(body)):
+        return UrlExpired(f"{who} refuses the download URL ({said})")
+    if status in (401, 407):
+        return Forbidden(f"{who} asks for a login ({said})")
+    if status in (404, 410):
+        return NotFound(f"{who} has no such file ({said})")
+    if status == 416:
+        match = _CONTENT_RANGE.fullmatch((response.getheader("Content-Range") or "").strip())
+        size = f" ({match[3]} bytes)" if match and match[3] != "*" else ""
+        return RangeNotSatisfiable(f"the range lies past the end of the file in storage{size}")
+    if status in (429, 503):
+        asked = response.getheader("Retry-After") or ""
+        return StorageBusy(
+            f"{who} cannot send the file now ({said})",
+            retry_after_s=float(asked) if asked.isdecimal() else None,
+        )
+    if status == 408 or status >= 500:
+        return RemoteUnavailable(f"{who} cannot send the file now ({said})")
+    return ProtocolError(f"{who} answered a download with {said}")
+
+
+@lru_cache(maxsize=64)
+def _split(url: str) -> tuple[str, str, str, int, str]:
+    """(scheme, netloc without login, host, port, path with query)."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise NotSupported(
+            f"cannot read from {parts.scheme or 'a URL without a scheme'}: only http and https"
+        )
+    if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
+        raise UsageError("the download URL holds signs that no URL may hold")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise UsageError("the download URL names no valid port") from error
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return parts.scheme, parts.netloc.rpartition("@")[2], parts.hostname, port, target
+
+
+def _proxy(scheme: str, host: str, port: int) -> str:
+    """The proxy's URL for a host, by the usual variables; empty for none."""
+    proxies = getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all") or ""
+    if not proxy or proxy_bypass(f"{host}:{port}"):
+        return ""
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme != "http":
+        raise NotSupported(
+            "only http:// proxies can be used for downloads",
+            hint="see the variables http_proxy, https_proxy and no_proxy",
+        )
+    return proxy
+
+
+def _proxy_login(proxy: str) -> dict[str, str]:
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return {}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+
+
+def _unreachable(who: str, error: BaseException) -> SyndError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ProtocolError(
+            f"the certificate of {who} is not valid: {error.verify_message}",
+            hint="a proxy of your network may sit between; SSL_CERT_FILE names further authorities",
+        )
+    return Offline(f"cannot reach {who}: {_why(error)}")
+
+
+def _why(error: BaseException) -> str:
+    """A short reason without any URL."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
+
+
+def _sleep(seconds: float, deadline: Deadline, cancelled: Callable[[], bool] | None) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if cancelled is not None and cancelled():
+            raise Cancelled("the download was cancelled")
+        if deadline.passed:
+            raise DeadlineExceeded(f"{deadline.what} took longer than {deadline.total_s:g} s")
+        time.sleep(min(left, _SLICE_S))

@@ -1,0 +1,83 @@
+"""Small files of a folder fetched ahead of a program that reads them one after another."""
+
+from __future__ import annotations
+
+import threading
+
+from synd.cache.objects import ObjectStore
+from synd.ids import EntityId
+from synd.mirror.fetch import Urgency
+from synd.mirror.prefetch import SiblingPattern
+from synd.mirror.streams import SMALL, Streams
+from synd.mirror.urls import Urls
+from synd.model import FileRef, FileVersion
+from synd.store.entities import Entities
+
+FOLDERS = 32
+"""Folders watched at once: those opened from last."""
+
+MOST_FILES = 20_000
+"""Larger folders are not watched: ranking their names would cost more than it saves."""
+
+
+class Siblings:
+    """Learns from opens of small files, and fetches those that will follow. Any thread."""
+
+    def __init__(
+        self, entities: Entities, objects: ObjectStore, streams: Streams, urls: Urls
+    ) -> None:
+        self._entities = entities
+        self._objects = objects
+        self._streams = streams
+        self._urls = urls
+        self._lock = threading.Lock()
+        self._folders: dict[EntityId, tuple[SiblingPattern, dict[int, FileVersion]]] = {}
+
+    def opened(self, folder: EntityId, entity: EntityId) -> None:
+        """A small file of that folder was opened. Cost: microseconds, or a query for a new folder."""
+        with self._lock:
+            known = self._folders.get(folder)
+            if known is None:
+                known = self._learn(folder)
+            pattern, files = known
+            expected = pattern.note(entity)
+            wanted: list[FileVersion] = []
+            room = SiblingPattern.AHEAD_BYTES
+            for one in expected:
+                file = files.pop(one, None)
+                if file is None:
+                    continue
+                room -= file.size or 0
+                if room < 0:
+                    files[one] = file
+                    break
+                wanted.append(file)
+        wanted = [
+            f
+            for f in wanted
+            if not self._streams.under_way(f.key) and not self._objects.has(f.key, f.size)
+        ]
+        if not wanted:
+            return
+        self._urls.want([FileRef(f.handle, f.entity) for f in wanted if f.handle is not None])
+        for file in wanted:
+            self._streams.small(file, Urgency.BACKGROUND)
+
+    def forget(self, folder: EntityId) -> None:
+        """The folder changed."""
+        self._folders.pop(folder, None)
+
+    def _learn(self, folder: EntityId) -> tuple[SiblingPattern, dict[int, FileVersion]]:
+        rows = [
+            r
+            for r in self._entities.children(folder, 0, MOST_FILES)
+            if r.current and r.size and r.size <= SMALL and r.handle is not None and not r.url
+        ]
+        if len(rows) == MOST_FILES:
+            rows = []
+        pattern = SiblingPattern([r.id for r in rows], [r.file_name for r in rows])
+        known = (pattern, {int(r.id): r.file() for r in rows})
+        if len(self._folders) >= FOLDERS:
+            self._folders.pop(next(iter(self._folders)))
+        self._folders[folder] = known
+        return known

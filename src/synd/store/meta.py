@@ -1,0 +1,47 @@
+"""Which service and which user the rows belong to, and pins."""
+
+from __future__ import annotations
+
+from synd.ids import EntityId
+from synd.store.connect import Store
+
+_FROM_SERVICE = ("entity", "folder", "view_row", "view", "version", "version_listing", "pin")
+
+
+def get(store: Store, name: str) -> str | None:
+    found = store.read.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return found[0] if found else None
+
+
+def put(store: Store, name: str, value: str) -> None:
+    with store.write() as tx:
+        tx.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+
+def belong_to(store: Store, endpoint: str) -> bool:
+    """Makes the store hold rows of this service only; True when those of another were dropped.
+
+    Ids mean nothing across services, so rows of one must never answer for another.
+    """
+    before = get(store, "endpoint")
+    if before == endpoint:
+        return False
+    with store.write() as tx:
+        for table in _FROM_SERVICE:
+            tx.execute(f"DELETE FROM {table}")
+        tx.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('endpoint', ?)", (endpoint,))
+    return before is not None
+
+
+def pins(store: Store) -> list[EntityId]:
+    return [row[0] for row in store.read.execute("SELECT entity FROM pin ORDER BY entity")]
+
+
+def pin(store: Store, entity: EntityId, at_ns: int) -> None:
+    with store.write() as tx:
+        tx.execute("INSERT OR REPLACE INTO pin (entity, pinned_ns) VALUES (?, ?)", (entity, at_ns))
+
+
+def unpin(store: Store, entity: EntityId) -> bool:
+    with store.write() as tx:
+        return tx.execute("DELETE FROM pin WHERE entity = ?", (entity,)).rowcount > 0

@@ -1,0 +1,289 @@
+"""A daemon without a mount: services and an app that answer from memory, for tests of what is above."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from synd.clock import Deadline, format_time
+from synd.config import Config, Folders
+from synd.control import contract
+from synd.errors import Busy, ConfigError, NotFound, RemoteUnavailable, SyndError
+from syndd.lifecycle import Fail
+
+NOW = format_time(1_700_000_000_000_000_000)
+
+
+class FakeServices:
+    """Meets `DaemonServices`. Its attributes are what a test sets."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self._config = config or Config()
+        self.unsent: list[str] = []
+        self.in_use = False
+        self.unmounted = False
+        self.known: dict[str, contract.Job] = {}
+        self.source: asyncio.Queue[contract.Event] = asyncio.Queue()
+        self.problems: list[contract.Problem] = []
+        self.asked: list[tuple[str, object]] = []
+
+    @property
+    def config(self) -> Config:
+        return self._config
+
+    async def status(self) -> contract.AppStatus:
+        mount: contract.Mount = {
+            "path": self._config.mount,
+            "transport": self._config.transport,
+            "passthrough": False,
+            "passthrough_reason": "this is a fake",
+            "since_at": NOW,
+        }
+        return {
+            "mounts": [mount],
+            "service": {
+                "endpoint": self._config.endpoint,
+                "user": "someone",
+                "online": True,
+                "since_at": NOW,
+                "reason": "",
+                "requests": 3,
+                "throttled": False,
+                "throttled_until_at": None,
+                "requests_per_minute": 600,
+            },
+            "freshness": {"setting_s": 30.0, "oldest_s": None, "folder": ""},
+            "transfers": [],
+            "waits": [],
+            "cache": await self.cache_usage(),
+            "jobs": {"running": len(self.known)},
+            "pending": await self.pending(),
+            "problems": self.problems,
+            "safe_to_stop": not self.unsent,
+        }
+
+    async def status_of(self, path: str) -> contract.PathStatus:
+        if not path.startswith(self._config.mount):
+            raise NotFound(f"{path} is not in a mount", path=path)
+        return {
+            "path": path,
+            "entity": "syn5",
+            "kind": "file",
+            "state": "cached",
+            "version": 2,
+            "base_version": None,
+            "size": 10,
+            "cached_bytes": 10,
+            "pinned": False,
+            "md5": "d41d8cd98f00b204e9800998ecf8427e",
+            "checked_at": NOW,
+            "settled": path not in self.unsent,
+        }
+
+    async def why(self, path: str) -> contract.Why:
+        return {
+            "path": path,
+            "state": "cached",
+            "reason": "all its bytes are here",
+            "mend": "",
+            "facts": {"size": 10},
+        }
+
+    async def pending(self) -> contract.Pending:
+        return {"uploads": len(self.unsent), "bytes": 10 * len(self.unsent), "items": self.unsent}
+
+    async def wait(self, path: str | None, timeout_s: float) -> contract.WaitReply:
+        self.asked.append(("wait", (path, timeout_s)))
+        await asyncio.sleep(0)
+        return {"settled": not self.unsent, "pending": await self.pending(), "waited_s": 0.0}
+
+    async def unmount(self, *, lazy: bool) -> None:
+        if self.in_use and not lazy:
+            raise Busy("the mount is in use", hint="close the files, or use --lazy")
+        self.unmounted = True
+
+    async def info(self, target: str) -> contract.Info:
+        if target == "syn404":
+            raise NotFound("syn404 does not exist", entity="syn404")
+        return {
+            "entity": "syn5",
+            "name": "reads.bam",
+            "kind": "file",
+            "path": f"{self._config.mount}/P/reads.bam",
+            "parent": "syn4",
+            "version": 2,
+            "version_label": "2",
+            "size": 10,
+            "md5": "d41d8cd98f00b204e9800998ecf8427e",
+            "content_type": "application/octet-stream",
+            "etag": "e",
+            "created_at": NOW,
+            "created_by": "someone",
+            "modified_at": NOW,
+            "modified_by": "someone",
+            "description": "",
+            "annotations": {"tissue": ["liver", "brain"]},
+            "link": None,
+            "external_url": None,
+            "access": {"can_download": True},
+            "state": "cached",
+            "web": "https://www.synapse.org/Synapse:syn5",
+            "provenance": None,
+        }
+
+    async def ls(self, target: str, *, long: bool) -> contract.Listing:
+        entry: contract.ListEntry = {
+            "name": "reads.bam",
+            "entity": "syn5",
+            "kind": "file",
+            "size": 10 if long else None,
+            "version": 2,
+            "modified_at": NOW,
+            "state": "remote",
+        }
+        return {"target": target, "path": target, "entries": [entry], "total": 1, "checked_at": NOW}
+
+    async def prefetch(self, targets: Sequence[str], *, pin: bool) -> contract.Job:
+        self.asked.append(("prefetch", (list(targets), pin)))
+        return self._made("prefetch", ", ".join(targets))
+
+    async def cache_usage(self) -> contract.CacheUsage:
+        return {
+            "path": "/tmp/cache",
+            "bytes": 10,
+            "objects": 1,
+            "partial_bytes": 0,
+            "partial_objects": 0,
+            "pinned_bytes": 0,
+            "limit_bytes": 0,
+            "disk_free_bytes": 1 << 40,
+            "keep_free_bytes": 2 << 30,
+        }
+
+    async def cache_clear(self, targets: Sequence[str]) -> contract.CacheReply:
+        self.asked.append(("clear", list(targets)))
+        return {"objects": 1, "bytes": 10, "kept_objects": 0, "kept_reason": ""}
+
+    async def cache_pin(self, targets: Sequence[str], *, pinned: bool) -> contract.CacheReply:
+        self.asked.append(("pin", (list(targets), pinned)))
+        return {"objects": 1, "bytes": 10, "kept_objects": 0, "kept_reason": ""}
+
+    async def cache_verify(self, targets: Sequence[str]) -> contract.Job:
+        job = self._made("verify", ", ".join(targets) or "the cache")
+        job["result"] = {"checked": 1, "bad": 0, "repaired": 0}
+        return job
+
+    async def jobs(self, *, all: bool) -> Sequence[contract.Job]:
+        return [j for j in self.known.values() if all or j["state"] in ("pending", "running")]
+
+    async def job(self, id: str) -> contract.Job:
+        if id not in self.known:
+            raise NotFound(f"there is no job {id}")
+        job = self.known[id]
+        if job["state"] == "running":
+            # Each look finds it done: a client that waits for it ends.
+            self.known[id] = {**job, "state": "completed", "finished_at": NOW}
+        return job
+
+    async def cancel(self, id: str) -> contract.Job:
+        self.known[id] = {**(await self.job(id)), "state": "cancelled"}
+        return self.known[id]
+
+    async def retry(self, id: str) -> contract.Job:
+        self.known[id] = {**(await self.job(id)), "state": "running"}
+        return self.known[id]
+
+    async def events(self) -> AsyncIterator[contract.Event]:
+        while True:
+            yield await self.source.get()
+
+    def metrics(self) -> Mapping[str, float]:
+        return {
+            'requests_total{kind="entity"}': 2,
+            "cache_bytes": 10,
+            'requests_total{kind="children"}': 1,
+        }
+
+    def _made(self, kind: str, subject: str) -> contract.Job:
+        job: contract.Job = {
+            "id": f"{kind}-{len(self.known) + 1}",
+            "kind": kind,
+            "state": "running",
+            "subject": subject,
+            "created_at": NOW,
+            "started_at": NOW,
+            "finished_at": None,
+            "progress": {"done": 1, "total": 2, "unit": "files", "note": ""},
+            "problem": None,
+            "result": None,
+        }
+        self.known[job["id"]] = job
+        return job
+
+
+class FakeApp:
+    """Meets `lifecycle.App`. ``FAKE_…`` variables choose how it behaves in a process of its own."""
+
+    def __init__(self, config: Config, folders: Folders, fail: Fail) -> None:
+        self.services = FakeServices(config)
+        self.fail = fail
+        self.log: list[str] = []
+        self._trace = folders.state / "fake.log"
+        if unsent := os.environ.get("FAKE_UNSENT"):
+            self.services.unsent = [unsent]
+
+    async def start(self) -> None:
+        self._note("start")
+        match os.environ.get("FAKE_START"):
+            case "config":
+                raise ConfigError("the mount point /x is a file", hint="name a folder")
+            case "bug":
+                raise ZeroDivisionError("by zero")
+            case "slow":
+                await asyncio.sleep(3600)
+            case "offline":
+                raise RemoteUnavailable("cannot reach the service")
+        if seconds := os.environ.get("FAKE_DIES"):
+            asyncio.get_running_loop().call_later(
+                float(seconds), self.fail, SyndError("the mount thread died")
+            )
+        self._note("started")
+
+    async def stop(self, deadline: Deadline, *, keep_mount: bool) -> None:
+        self._note(f"stop keep_mount={keep_mount}")
+        if os.environ.get("FAKE_STOP") == "slow":
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                self._note("stop cut short")
+                raise
+        self._note("stopped")
+
+    def healthy(self) -> bool:
+        return True
+
+    def _note(self, what: str) -> None:
+        self.log.append(what)
+        with open(self._trace, "a") as file:
+            file.write(f"{time.monotonic():.3f} {what}\n")
+
+
+def main() -> int:
+    """``python tests/support/fake_app.py serve|hold …``: syndd with this app in place of the real one."""
+    import types
+
+    module = types.ModuleType("syndd.app")
+    module.build = FakeApp  # type: ignore[attr-defined]
+    sys.modules["syndd.app"] = module
+    from syndd.__main__ import main as syndd
+
+    return syndd()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    sys.exit(main())
