@@ -67,23 +67,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(folders: settings.Folders, error: SyndError) -> None:
-    from syndd.instance import report_startup  # noqa: PLC0415  # only on this path
+    from syndd.instance import report_startup
 
     report_startup(folders, "failed", error)
 
 
 def _hold(folders: settings.Folders, flags: Sequence[str]) -> int:
     # Not at the top: the holder stays small only if it imports nothing of the daemon.
-    from syndd.mount import holder  # noqa: PLC0415
+    from syndd.instance import make_folders
+    from syndd.mount import holder
 
+    try:
+        make_folders(folders)
+    except ConfigError as error:
+        _report(folders, error)
+        raise
     return int(holder.main(folders, [sys.executable, "-P", "-m", "syndd", "serve", *flags]))
 
 
 def _serve(config: settings.Config, folders: settings.Folders) -> int:
-    import asyncio  # noqa: PLC0415  # the holder does without
+    import asyncio
 
-    from syndd import app, instance, lifecycle  # noqa: PLC0415
-    from syndd.notify import Notifier  # noqa: PLC0415
+    from syndd import app, instance, lifecycle
+    from syndd.notify import Notifier
 
     async def live() -> int:
         try:

@@ -38,7 +38,9 @@ def make_folders(folders: Folders) -> None:
             facts = folder.stat()
             if facts.st_uid not in (os.geteuid(), 0):
                 raise ConfigError(
-                    f"the {what} folder {folder} belongs to uid {facts.st_uid}", hint=mend, path=str(folder)
+                    f"the {what} folder {folder} belongs to uid {facts.st_uid}",
+                    hint=mend,
+                    path=str(folder),
                 )
             if stat.S_IMODE(facts.st_mode) & 0o077:
                 folder.chmod(0o700)

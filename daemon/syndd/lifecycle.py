@@ -189,7 +189,11 @@ class Daemon:
             try:
                 await self._start(stack)
             except Exception as error:
-                known = error if isinstance(error, SyndError) else SyndError(f"the start failed: {error!r}")
+                known = (
+                    error
+                    if isinstance(error, SyndError)
+                    else SyndError(f"the start failed: {error!r}")
+                )
                 report_startup(self._folders, "failed", known)
                 self._notifier.failed(str(known), known.errno)
                 raise

@@ -50,33 +50,86 @@ class Folders:
 class Config:
     """All settings. Names are the keys of config.toml; units are in the names."""
 
-    endpoint: str = field(default="", metadata={"doc": "Base URL of the service; empty: production, or [endpoints] of ~/.synapseConfig"})
+    endpoint: str = field(
+        default="",
+        metadata={
+            "doc": "Base URL of the service; empty: production, or [endpoints] of ~/.synapseConfig"
+        },
+    )
     mount: str = field(default="/mnt/synapse", metadata={"doc": "Where the tree is mounted"})
-    projects: tuple[str, ...] = field(default=(), metadata={"doc": "Project ids at the top of the mount; empty: all you may see"})
+    projects: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Project ids at the top of the mount; empty: all you may see"}
+    )
     transport: str = field(default="kernel", metadata={"doc": "kernel or libfuse"})
-    allow_other: bool = field(default=False, metadata={"doc": "Let other users of this machine see the mount"})
-    passthrough: bool = field(default=True, metadata={"doc": "Open complete files with kernel passthrough where the kernel allows it"})
+    allow_other: bool = field(
+        default=False, metadata={"doc": "Let other users of this machine see the mount"}
+    )
+    passthrough: bool = field(
+        default=True,
+        metadata={"doc": "Open complete files with kernel passthrough where the kernel allows it"},
+    )
 
-    cache_max_bytes: int = field(default=0, metadata={"doc": "Upper bound of the cache; 0: all but what cache_keep_free_bytes reserves"})
-    cache_max_age_s: int = field(default=0, metadata={"doc": "Evict objects not used for so long; 0: never by age"})
-    cache_keep_free_bytes: int = field(default=2 << 30, metadata={"doc": "Disk space the cache leaves free"})
-    adopt_synapse_cache: bool = field(default=True, metadata={"doc": "Take verified files from ~/.synapseCache instead of downloading, and enter downloads there"})
-    verify_hold_s: float = field(default=0.25, metadata={"doc": "The last read of a cold file waits so long for its md5 check"})
+    cache_max_bytes: int = field(
+        default=0,
+        metadata={
+            "doc": "Upper bound of the cache; 0: all but what cache_keep_free_bytes reserves"
+        },
+    )
+    cache_max_age_s: int = field(
+        default=0, metadata={"doc": "Evict objects not used for so long; 0: never by age"}
+    )
+    cache_keep_free_bytes: int = field(
+        default=2 << 30, metadata={"doc": "Disk space the cache leaves free"}
+    )
+    adopt_synapse_cache: bool = field(
+        default=True,
+        metadata={
+            "doc": "Take verified files from ~/.synapseCache instead of downloading, and enter downloads there"
+        },
+    )
+    verify_hold_s: float = field(
+        default=0.25,
+        metadata={"doc": "The last read of a cold file waits so long for its md5 check"},
+    )
 
-    freshness_s: float = field(default=30.0, metadata={"doc": "How old a visited folder may be before the service is asked again"})
-    idle_poll_s: float = field(default=300.0, metadata={"doc": "The same, for folders that nobody has visited for a while"})
+    freshness_s: float = field(
+        default=30.0,
+        metadata={"doc": "How old a visited folder may be before the service is asked again"},
+    )
+    idle_poll_s: float = field(
+        default=300.0, metadata={"doc": "The same, for folders that nobody has visited for a while"}
+    )
     poll_per_minute: int = field(default=100, metadata={"doc": "Upper bound of polling requests"})
-    views: str = field(default="use", metadata={"doc": "Sizes in bulk from entity views: off, use (existing ones), create (keep a private one per project)"})
-    size_wait_s: float = field(default=2.0, metadata={"doc": "How long stat waits for a size that is still being fetched"})
+    views: str = field(
+        default="use",
+        metadata={
+            "doc": "Sizes in bulk from entity views: off, use (existing ones), create (keep a private one per project)"
+        },
+    )
+    size_wait_s: float = field(
+        default=2.0, metadata={"doc": "How long stat waits for a size that is still being fetched"}
+    )
 
     request_concurrency: int = field(default=3, metadata={"doc": "Requests to the service at once"})
-    requests_per_minute: int = field(default=600, metadata={"doc": "Requests to the service per minute; 0: no bound"})
-    transfer_connections: int = field(default=24, metadata={"doc": "Connections to object storage at once"})
-    window_max_bytes: int = field(default=192 << 20, metadata={"doc": "Furthest read-ahead of one sequential reader"})
-    read_timeout_s: float = field(default=60.0, metadata={"doc": "Longest wait of one read, stat or listing for the service"})
-    connect_timeout_s: float = field(default=10.0, metadata={"doc": "Longest wait for a connection"})
+    requests_per_minute: int = field(
+        default=600, metadata={"doc": "Requests to the service per minute; 0: no bound"}
+    )
+    transfer_connections: int = field(
+        default=24, metadata={"doc": "Connections to object storage at once"}
+    )
+    window_max_bytes: int = field(
+        default=192 << 20, metadata={"doc": "Furthest read-ahead of one sequential reader"}
+    )
+    read_timeout_s: float = field(
+        default=60.0, metadata={"doc": "Longest wait of one read, stat or listing for the service"}
+    )
+    connect_timeout_s: float = field(
+        default=10.0, metadata={"doc": "Longest wait for a connection"}
+    )
 
-    http_port: int = field(default=0, metadata={"doc": "Loopback TCP port of the control API; 0: off"})
+    http_port: int = field(
+        default=0, metadata={"doc": "Loopback TCP port of the control API; 0: off"}
+    )
     log_level: str = field(default="INFO", metadata={"doc": "DEBUG, INFO, WARNING or ERROR"})
 
 
@@ -117,9 +170,16 @@ def _typed(name: str, value: object, source: str) -> object:
         if kind is bool:
             if isinstance(value, bool):
                 return value
-            return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}[
-                str(value).lower()
-            ]
+            return {
+                "1": True,
+                "true": True,
+                "yes": True,
+                "on": True,
+                "0": False,
+                "false": False,
+                "no": False,
+                "off": False,
+            }[str(value).lower()]
         if kind is int:
             if isinstance(value, bool):
                 raise ValueError

@@ -56,7 +56,9 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
     start = int(match[1])
     end = int(match[2]) + 1 if match[2] else size
     if match[2] and end <= start:
-        raise UsageError(f"malformed Range header {header!r}", hint="the last byte precedes the first")
+        raise UsageError(
+            f"malformed Range header {header!r}", hint="the last byte precedes the first"
+        )
     if start >= size:
         raise RangeNotSatisfiable(f"range {header!r} starts past the end ({size} bytes)")
     return ByteRange(start, min(end, size))

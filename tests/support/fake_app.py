@@ -6,14 +6,18 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synd.clock import Deadline, format_time
 from synd.config import Config, Folders
 from synd.control import contract
 from synd.errors import Busy, ConfigError, NotFound, RemoteUnavailable, SyndError
 from syndd.lifecycle import Fail
+
+if TYPE_CHECKING:
+    from syndd.mount.session import MountSession
 
 NOW = format_time(1_700_000_000_000_000_000)
 
@@ -30,6 +34,7 @@ class FakeServices:
         self.source: asyncio.Queue[contract.Event] = asyncio.Queue()
         self.problems: list[contract.Problem] = []
         self.asked: list[tuple[str, object]] = []
+        self.unmounting: Callable[..., None] = lambda lazy: None
 
     @property
     def config(self) -> Config:
@@ -104,6 +109,7 @@ class FakeServices:
     async def unmount(self, *, lazy: bool) -> None:
         if self.in_use and not lazy:
             raise Busy("the mount is in use", hint="close the files, or use --lazy")
+        await asyncio.to_thread(self.unmounting, lazy=lazy)
         self.unmounted = True
 
     async def info(self, target: str) -> contract.Info:
@@ -232,7 +238,9 @@ class FakeApp:
         self.services = FakeServices(config)
         self.fail = fail
         self.log: list[str] = []
+        self._folders = folders
         self._trace = folders.state / "fake.log"
+        self._session: MountSession | None = None
         if unsent := os.environ.get("FAKE_UNSENT"):
             self.services.unsent = [unsent]
 
@@ -251,6 +259,9 @@ class FakeApp:
             asyncio.get_running_loop().call_later(
                 float(seconds), self.fail, SyndError("the mount thread died")
             )
+        if os.environ.get("FAKE_MOUNT"):
+            self._session = await asyncio.to_thread(self._mount)
+            self.services.unmounting = self._unmount
         self._note("started")
 
     async def stop(self, deadline: Deadline, *, keep_mount: bool) -> None:
@@ -261,10 +272,30 @@ class FakeApp:
             except asyncio.CancelledError:
                 self._note("stop cut short")
                 raise
+        if not keep_mount:
+            await asyncio.to_thread(self._unmount, lazy=True)
         self._note("stopped")
 
     def healthy(self) -> bool:
         return True
+
+    def _mount(self) -> MountSession:
+        from syndd.mount.fdstore import HolderStore
+        from syndd.mount.session import MountOptions, MountSession, take
+
+        from tests.fuse.trees import MemoryTree
+
+        config = self.services.config
+        store = HolderStore(self._folders.runtime / "hold.sock")
+        point = Path(config.mount)
+        options = MountOptions(point, self._folders.runtime, passthrough=False)
+        tree = MemoryTree({"hello.txt": "hello\n"})
+        return MountSession.start(tree, options, inherited=take(store, point), store=store)
+
+    def _unmount(self, *, lazy: bool) -> None:
+        if self._session is not None:
+            self._session.stop(lazy=lazy)
+            self._session = None
 
     def _note(self, what: str) -> None:
         self.log.append(what)
@@ -273,17 +304,21 @@ class FakeApp:
 
 
 def main() -> int:
-    """``python tests/support/fake_app.py serve|hold …``: syndd with this app in place of the real one."""
-    import types
-
-    module = types.ModuleType("syndd.app")
-    module.build = FakeApp  # type: ignore[attr-defined]
-    sys.modules["syndd.app"] = module
+    """``python -m tests.support.fake_app serve …``: syndd with this app in place of the real one."""
+    install()
     from syndd.__main__ import main as syndd
 
     return syndd()
 
 
+def install() -> None:
+    """Puts the fake in the place of `syndd.app`, in this process."""
+    import types
+
+    module = types.ModuleType("syndd.app")
+    module.build = FakeApp  # type: ignore[attr-defined]
+    sys.modules["syndd.app"] = module
+
+
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     sys.exit(main())

@@ -15,22 +15,22 @@ def router(services: DaemonServices) -> APIRouter:
     routes = APIRouter(tags=["jobs"])
 
     @routes.get(contract.JOBS, **shape(contract.Jobs))
-    async def jobs(all: bool = False) -> JSONResponse:  # noqa: A002  # the query's own word
+    async def jobs(all: bool = False) -> JSONResponse:
         """Pending and running jobs, newest first; with `all`, finished ones too."""
         return answer({"jobs": list(await services.jobs(all=all))})
 
     @routes.get(contract.JOBS + "/{id}", **shape(contract.Job))
-    async def job(id: str) -> JSONResponse:  # noqa: A002  # the path's own word
+    async def job(id: str) -> JSONResponse:
         """One job."""
         return answer(await services.job(id))
 
     @routes.post(contract.JOBS + "/{id}/cancel", **shape(contract.Job))
-    async def cancel(id: str) -> JSONResponse:  # noqa: A002  # the path's own word
+    async def cancel(id: str) -> JSONResponse:
         """Asks a job to stop."""
         return answer(await services.cancel(id))
 
     @routes.post(contract.JOBS + "/{id}/retry", **shape(contract.Job))
-    async def retry(id: str) -> JSONResponse:  # noqa: A002  # the path's own word
+    async def retry(id: str) -> JSONResponse:
         """Starts a failed or cancelled job again."""
         return answer(await services.retry(id))
 

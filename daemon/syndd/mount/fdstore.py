@@ -165,7 +165,8 @@ class HolderStore:
                     sock.sendall(head + blob)
                 else:
                     sent = socket.send_fds(sock, [head + blob], [fd])
-                    sock.sendall((head + blob)[sent:])
+                    if rest := (head + blob)[sent:]:
+                        sock.sendall(rest)
                 answer, fds, _, _ = socket.recv_fds(sock, 65536, 1)
                 while chunk := sock.recv(65536):
                     answer += chunk

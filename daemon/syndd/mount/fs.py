@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, NoReturn, TypeVar
 
-from synd.cache.objects import ObjectStore
+from synd.cache.folder import Cache
 from synd.errors import (
     Forbidden,
     IntegrityError,
@@ -95,23 +95,21 @@ class SynapseFs:
         sizes: Sizes,
         streams: Streams,
         urls: Urls,
-        objects: ObjectStore,
+        cache: Cache,
         siblings: Siblings,
         info: InfoFiles,
         *,
         portal: str,
-        cache_folder: str,
     ) -> None:
         self._tree = tree
         self._entities = tree.entities
         self._sizes = sizes
         self._streams = streams
         self._urls = urls
-        self._objects = objects
+        self._cache = cache
         self._siblings = siblings
         self._info = info
         self._portal = portal
-        self._cache_folder = cache_folder
         # Held for a dictionary access only; a leaf.
         self._lock = threading.Lock()
         self._open: dict[int, _OpenFile] = {}
@@ -445,9 +443,9 @@ class SynapseFs:
         why = self._streams.corrupt(file.key)
         if why is not None:
             raise IntegrityError(why, entity=syn(file.entity))
-        fd = self._objects.open(file.key, size)
+        fd = self._cache.open(file.key, size)
         if fd is not None:
-            self._objects.touch(file.key)
+            self._cache.used(file.key)
             if folder is not None and size <= SMALL:
                 self._siblings.opened(folder, file.entity)
             return Opened(backing=fd)
@@ -524,7 +522,7 @@ class SynapseFs:
                 elif not content.size:
                     opened.data = b""
                 else:
-                    opened.fd = self._objects.open(content.key, content.size)
+                    opened.fd = self._cache.open(content.key, content.size)
                     if opened.fd is None:
                         opened.reader = self._streams.reader(content)
                 self._open[node] = opened
@@ -603,14 +601,14 @@ class SynapseFs:
         key = content_key(file.md5, file.handle)
         if self._streams.corrupt(key):
             return "corrupt"
-        if self._objects.has(key, file.size):
+        if self._cache.has(key, file.size):
             return "cached"
         return "fetching" if self._streams.under_way(key) else "remote"
 
     def statfs(self) -> StatFs:
         """The disk of the cache: what is free there is what can be read without evicting."""
         try:
-            disk = os.statvfs(self._cache_folder)
+            disk = os.statvfs(self._cache.root)
         except OSError:
             return StatFs(4096, 1 << 28, 1 << 28, 1 << 20)
         return StatFs(disk.f_frsize, disk.f_blocks, disk.f_bavail, disk.f_files)

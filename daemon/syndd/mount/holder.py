@@ -102,8 +102,8 @@ class Holder:
         self._listener = listener
         wake_r, wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
+        for caught in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(caught, lambda *_: None)
         poller = select.poll()
         poller.register(listener, select.POLLIN)
         poller.register(wake_r, select.POLLIN)
@@ -328,7 +328,8 @@ class Holder:
         answer = f"{verdict} {len(body)}\n".encode() + body
         if sent:
             done = socket.send_fds(client, [answer], sent)
-            client.sendall(answer[done:])
+            if answer[done:]:
+                client.sendall(answer[done:])
         else:
             client.sendall(answer)
         if op == "stop":

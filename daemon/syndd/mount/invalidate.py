@@ -138,25 +138,3 @@ def _message(node: int, name: bytes | None, gone: int | None, *, data: bool) -> 
     size = wire.DELETE.size + len(name) + 1
     return wire.DELETE.pack(size, wire.Notify.DELETE, 0, node, gone, len(name), 0) + name + b"\0"
 
-
-class NoNotices:
-    """For a transport that cannot tell the kernel anything; its time-outs are short instead."""
-
-    sent = ignored = failed = dropped = 0
-
-    def entry(self, parent: int, name: bytes, *, gone: int | None = None) -> None:
-        """Nothing to tell."""
-
-    def node(self, node: int, *, data: bool) -> None:
-        """Nothing to tell."""
-
-    def flush(self, timeout_s: float) -> bool:
-        return True
-
-    def waiting(self) -> int:
-        return 0
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Nothing runs."""
-
-

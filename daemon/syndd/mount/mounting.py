@@ -82,6 +82,14 @@ def mount(
 
     The caller has looked at the mount point with `check_mountpoint`.
     """
+    check_device(allow_other=allow_other)
+    if os.geteuid() == 0:
+        return _mount_as_root(mountpoint, source, allow_other, read_only, max_read)
+    return _mount_as_user(mountpoint, source, allow_other, read_only, max_read)
+
+
+def check_device(*, allow_other: bool) -> None:
+    """Makes sure that this user may mount on this machine. Raises ToolMissing, ConfigError."""
     if not DEVICE.exists():
         raise ToolMissing(
             "there is no /dev/fuse on this machine",
@@ -89,8 +97,13 @@ def mount(
             "--cap-add SYS_ADMIN`",
         )
     if os.geteuid() == 0:
-        return _mount_as_root(mountpoint, source, allow_other, read_only, max_read)
-    return _mount_as_user(mountpoint, source, allow_other, read_only, max_read)
+        return
+    _fusermount()
+    if allow_other and not _others_allowed():
+        raise ConfigError(
+            f"{_FUSE_CONF} does not let users share their mounts (--allow-other)",
+            hint=f"have root add the line `user_allow_other` to {_FUSE_CONF}",
+        )
 
 
 def _mount_as_root(
@@ -152,11 +165,6 @@ def _mount_as_user(
     options = ["ro" if read_only else "rw", "nosuid", "nodev", "default_permissions"]
     options += [f"fsname={source}", "subtype=synd", f"max_read={max_read}"]
     if allow_other:
-        if not _others_allowed():
-            raise ConfigError(
-                f"{_FUSE_CONF} does not let users share their mounts (--allow-other)",
-                hint=f"have root add the line `user_allow_other` to {_FUSE_CONF}",
-            )
         options.append("allow_other")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:

@@ -23,7 +23,7 @@ from synd.log import fields
 from syndd.mount import mounting
 from syndd.mount.fdstore import FdStore, Kept
 from syndd.mount.handles import HandleTable
-from syndd.mount.invalidate import Invalidator, NoNotices
+from syndd.mount.invalidate import Invalidator
 from syndd.mount.ops import Filesystem
 from syndd.mount.transport.kernel import MAX_WRITE, KernelTransport, Negotiated, Waiting
 
@@ -34,6 +34,7 @@ FD_NAME = "mount"
 HANDLES = "handles.tbl"
 """The table of open handles, in the runtime folder."""
 _EPOCHS_SINCE = 44
+_TICK_S = 0.05
 
 InheritedMount = Kept
 """The descriptor and the state that an earlier daemon left with a store."""
@@ -159,16 +160,14 @@ class MountSession:
         `inherited` is a connection to go on with; `store` keeps the descriptor for the next daemon.
         Raises ConfigError, ToolMissing, Busy, NotEmpty, NotDirectory, DeadlineExceeded.
         """
+        deadline = Deadline.after(options.start_timeout_s, "mounting")
         if options.transport == "libfuse":
-            from syndd.mount.transport import libfuse
-
-            return libfuse.start(cls, fs, options)
-        if options.transport != "kernel":
+            session = cls._mount_libfuse(fs, options, deadline)
+        elif options.transport != "kernel":
             raise ConfigError(
                 f"there is no transport {options.transport!r}", hint="kernel or libfuse"
             )
-        deadline = Deadline.after(options.start_timeout_s, "mounting")
-        if inherited is not None:
+        elif inherited is not None:
             session = cls._resume(fs, options, inherited, store)
         else:
             session = cls._mount(fs, options, store, deadline)
@@ -247,8 +246,47 @@ class MountSession:
         notices.epochs = agreed.minor >= _EPOCHS_SINCE
         notices.start()
         mounting.raise_readahead(connection, options.read_ahead_kb)
-        if store is not None and agreed.resend:
-            store.put(FD_NAME, fd, _state(options, connection, agreed))
+        if agreed.resend:
+            session._keep(agreed)
+        return session
+
+    @classmethod
+    def _mount_libfuse(
+        cls, fs: Filesystem, options: MountOptions, deadline: Deadline
+    ) -> MountSession:
+        # Only who uses it needs libfuse installed.
+        from syndd.mount.transport.libfuse import LibfuseTransport
+
+        mounting.check_mountpoint(options.mountpoint)
+        mounting.check_device(allow_other=options.allow_other)
+        transport = LibfuseTransport(
+            fs,
+            options.mountpoint,
+            source=options.source,
+            allow_other=options.allow_other,
+            read_only=options.read_only,
+            uid=options.uid,
+            gid=options.gid,
+        )
+        session = cls(
+            options,
+            transport,
+            transport.notices,
+            connection=0,
+            fd=None,
+            handles=None,
+            store=None,
+            taken_over=False,
+        )
+        session._serve()
+        while not transport.ready.wait(_TICK_S):
+            if session._closed.is_set():
+                raise ConfigError(
+                    f"libfuse could not mount at {options.mountpoint}",
+                    hint="its message is in the daemon's log",
+                )
+            deadline.check()
+        session.connection = _connection(options.mountpoint)
         return session
 
     @classmethod
@@ -296,12 +334,20 @@ class MountSession:
             store=store,
             taken_over=True,
         )
-        if store is not None:
-            store.put(FD_NAME, fd, _state(options, connection, agreed))
+        session._keep(agreed)
         transport.resend()
         session._serve()
         notices.start()
         return session
+
+    def _keep(self, agreed: Negotiated) -> None:
+        """Gives the descriptor to the store. Without a keeper the mount works, until the daemon dies."""
+        if self._store is None or self._fd is None:
+            return
+        try:
+            self._store.put(FD_NAME, self._fd, _state(self.options, self.connection, agreed))
+        except SyndError as error:
+            log.warning("mount.not_kept", extra=fields(error=error))
 
     def _serve(self) -> None:
         threading.Thread(target=self._run, name="synd-mount", daemon=True).start()
@@ -327,7 +373,11 @@ class MountSession:
             except SyndError as error:
                 log.warning("mount.store_failed", extra=fields(error=error))
         if self._fd is not None:
-            os.close(self._fd)
+            # Not closed: a Future that completes this moment may be about to write its answer, and
+            # the number must not lead into another file then. /dev/null takes its place for ever.
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, self._fd, inheritable=False)
+            os.close(null)
             self._fd = None
         self._reason = reason
         self._closed.set()
@@ -354,6 +404,11 @@ class MountSession:
             raise RemoteUnavailable(
                 f"the mount at {self.options.mountpoint} failed at once: {error.strerror}"
             ) from error
+
+    @property
+    def stopping(self) -> bool:
+        """Whether its end was asked for here."""
+        return self._stopping
 
     def state(self) -> MountState:
         transport = self._transport
@@ -448,6 +503,5 @@ __all__ = [
     "MountOptions",
     "MountSession",
     "MountState",
-    "NoNotices",
     "take",
 ]

@@ -156,7 +156,12 @@ class Operations:
         if failures and not fetched and not there:
             first = failures[0]
             raise SyndError(str(first["title"]), hint=str(first.get("hint", "")))
-        return {"fetched": fetched, "already_here": there, "failed": failures[:100], "failures": len(failures)}
+        return {
+            "fetched": fetched,
+            "already_here": there,
+            "failed": failures[:100],
+            "failures": len(failures),
+        }
 
     async def _files(
         self, entities: list[EntityId], report: _Report, failures: list[dict[str, object]]

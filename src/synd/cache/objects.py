@@ -139,7 +139,7 @@ class ObjectStore:
 
     def put_bytes(self, key: ContentKey, data: bytes | bytearray | memoryview) -> None:
         """Stores a small object. Raises IntegrityError if `data` is not that content, CacheFull."""
-        if digest_of_key(key) is not None:
+        if digest_of_key(check_content_key(key)) is not None:
             check_digest(key, md5_of_bytes(data))
         if self.has(key, len(data)):
             return

@@ -29,18 +29,24 @@ def register(top: typer.Typer) -> None:
 @app.command()
 def usage(as_json: Json = False) -> None:
     """Show how much lies in the cache, and its bounds."""
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.control import contract
+    from synd.control.connect import Control
 
     found: CacheUsage = Control.here().get(contract.CACHE)
 
     def tell() -> None:
         bound = output.size(found["limit_bytes"]) if found["limit_bytes"] else "none"
         output.say(f"{found['path']}")
-        output.say(f"  complete  {found['objects']} objects, {output.size(found['bytes'] - found['partial_bytes'])}")
-        output.say(f"  partial   {found['partial_objects']} objects, {output.size(found['partial_bytes'])}")
+        output.say(
+            f"  complete  {found['objects']} objects, {output.size(found['bytes'] - found['partial_bytes'])}"
+        )
+        output.say(
+            f"  partial   {found['partial_objects']} objects, {output.size(found['partial_bytes'])}"
+        )
         output.say(f"  pinned    {output.size(found['pinned_bytes'])}")
-        output.say(f"  bound     {bound}, and {output.size(found['keep_free_bytes'])} of disk stay free")
+        output.say(
+            f"  bound     {bound}, and {output.size(found['keep_free_bytes'])} of disk stay free"
+        )
         output.say(f"  disk free {output.size(found['disk_free_bytes'])}")
 
     output.emit(found, as_json=as_json, human=tell)
@@ -67,10 +73,10 @@ def unpin(targets: Targets, as_json: Json = False) -> None:
 @app.command()
 def verify(targets: MaybeTargets = None, as_json: Json = False) -> None:
     """Hash what is cached again, and drop what is damaged. Exit 65 when something was."""
-    from synd.cli.jobs import follow  # noqa: PLC0415
-    from synd.cli.targets import resolve_all  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.cli.jobs import follow
+    from synd.cli.targets import resolve_all
+    from synd.control import contract
+    from synd.control.connect import Control
 
     control = Control.here()
     started = control.post(contract.CACHE_VERIFY, {"targets": resolve_all(targets or [])})
@@ -87,9 +93,9 @@ def verify(targets: MaybeTargets = None, as_json: Json = False) -> None:
 
 
 def _change(route: str, targets: list[str], done: str, *, as_json: bool) -> None:
-    from synd.cli.targets import resolve_all  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.cli.targets import resolve_all
+    from synd.control import contract
+    from synd.control.connect import Control
 
     reply: CacheReply = Control.here().post(
         getattr(contract, route), {"targets": resolve_all(targets)}, timeout_s=300.0

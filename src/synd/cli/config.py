@@ -12,7 +12,9 @@ from synd.cli.output import Json
 
 app = typer.Typer(no_args_is_help=True, help="See and change the settings.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A setting; `synd config list` shows all.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A setting; `synd config list` shows all.")
+]
 
 
 def register(top: typer.Typer) -> None:
@@ -20,7 +22,7 @@ def register(top: typer.Typer) -> None:
 
 
 def _in_force() -> dict[str, Any]:
-    from synd.config import load  # noqa: PLC0415
+    from synd.config import load
 
     return dataclasses.asdict(load())
 
@@ -28,7 +30,7 @@ def _in_force() -> dict[str, Any]:
 @app.command("list")
 def list_all(as_json: Json = False) -> None:
     """Show every setting that is in force: file, then SYND_… variables, then defaults."""
-    from synd.config import Config  # noqa: PLC0415
+    from synd.config import Config
 
     values = _in_force()
     defaults = {f.name: (f.default, f.metadata["doc"]) for f in dataclasses.fields(Config)}
@@ -71,7 +73,7 @@ def unset(name: Name, as_json: Json = False) -> None:
 @app.command()
 def path(as_json: Json = False) -> None:
     """Show where the settings, the state and the cache lie."""
-    from synd.config import folders  # noqa: PLC0415
+    from synd.config import folders
 
     found = folders()
     where = {
@@ -88,8 +90,8 @@ def path(as_json: Json = False) -> None:
 
 
 def _known(name: str) -> str:
-    from synd.config import Config  # noqa: PLC0415
-    from synd.errors import UsageError  # noqa: PLC0415
+    from synd.config import Config
+    from synd.errors import UsageError
 
     if name not in {f.name for f in dataclasses.fields(Config)}:
         raise UsageError(f"there is no setting {name!r}", hint="`synd config list` shows all")
@@ -97,7 +99,7 @@ def _known(name: str) -> str:
 
 
 def _write(changes: dict[str, object | None], *, as_json: bool) -> None:
-    from synd.config import save  # noqa: PLC0415
+    from synd.config import save
 
     file = save(changes)
     output.emit(

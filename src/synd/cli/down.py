@@ -33,7 +33,7 @@ def down(
     as_json: Json = False,
 ) -> None:
     """Send what is unsent, unmount and stop. Exit 0 only if nothing is left unsent."""
-    from synd.config import folders  # noqa: PLC0415
+    from synd.config import folders
 
     with output.waiting("sending what is unsent"):
         result = take_down(folders(), timeout_s=timeout, lazy=lazy)
@@ -47,10 +47,10 @@ def take_down(folders: Folders, *, timeout_s: float, lazy: bool) -> dict[str, An
 
     Raises Busy, having changed nothing, when the mount is in use and not `lazy`.
     """
-    from synd.cli import mounts, process  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
-    from synd.errors import DaemonNotRunning, DeadlineExceeded, SyndError  # noqa: PLC0415
+    from synd.cli import mounts, process
+    from synd.control import contract
+    from synd.control.connect import Control
+    from synd.errors import DaemonNotRunning, DeadlineExceeded, SyndError
 
     control = Control(folders.socket)
     pending: contract.Pending = NOTHING_PENDING
@@ -122,13 +122,13 @@ def _tell(result: dict[str, Any]) -> None:
 
 def restart(as_json: Json = False) -> None:
     """Start the daemon anew under the live mount, as after an upgrade."""
-    from synd.cli import process  # noqa: PLC0415
-    from synd.cli.up import bring_up  # noqa: PLC0415
-    from synd.config import folders as find  # noqa: PLC0415
-    from synd.config import load  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
-    from synd.errors import DaemonNotRunning  # noqa: PLC0415
+    from synd.cli import process
+    from synd.cli.up import bring_up
+    from synd.config import folders as find
+    from synd.config import load
+    from synd.control import contract
+    from synd.control.connect import Control
+    from synd.errors import DaemonNotRunning
 
     folders = find()
     control = Control(folders.socket)
@@ -140,7 +140,10 @@ def restart(as_json: Json = False) -> None:
     process.wait_gone(status["pid"], 30.0)
     path = status["mounts"][0]["path"]
     flags = {name: in_force[name] or None for name in ("projects", "transport", "allow_other")}
-    result, _ = bring_up(load(flags=flags), folders, path, timeout_s=60.0)
+    bring_up(load(flags=flags), folders, path, timeout_s=60.0)
+    now = process.wait_alive(folders, 30.0)
     output.emit(
-        result, as_json=as_json, human=lambda: output.say(f"daemon {result['pid']} goes on with {path}")
+        {"mount": path, "pid": now["pid"], "before": status["pid"]},
+        as_json=as_json,
+        human=lambda: output.say(f"daemon {now['pid']} goes on with {path}"),
     )

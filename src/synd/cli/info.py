@@ -19,13 +19,15 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    target: Annotated[str, typer.Argument(metavar="PATH|ID", help="A path in the mount, or an id.")],
+    target: Annotated[
+        str, typer.Argument(metavar="PATH|ID", help="A path in the mount, or an id.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Show one entity."""
-    from synd.cli.targets import resolve_target  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.cli.targets import resolve_target
+    from synd.control import contract
+    from synd.control.connect import Control
 
     found: Info = Control.here().get(contract.INFO, target=resolve_target(target), timeout_s=90.0)
     output.emit(found, as_json=as_json, human=lambda: _tell(found))

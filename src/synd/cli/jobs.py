@@ -29,8 +29,8 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """List pending and running jobs."""
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.control import contract
+    from synd.control.connect import Control
 
     found: contract.Jobs = Control.here().get(contract.JOBS, all=int(everything))
 
@@ -41,7 +41,14 @@ def jobs(
         output.table(
             ("id", "kind", "state", "progress", "subject", "since"),
             [
-                (j["id"], j["kind"], j["state"], progress(j), j["subject"], output.age_of(j["created_at"]))
+                (
+                    j["id"],
+                    j["kind"],
+                    j["state"],
+                    progress(j),
+                    j["subject"],
+                    output.age_of(j["created_at"]),
+                )
                 for j in found["jobs"]
             ],
         )
@@ -49,23 +56,23 @@ def jobs(
     output.emit(found, as_json=as_json, human=tell)
 
 
-def job(id: Id, as_json: Json = False) -> None:  # noqa: A002  # the argument's own word
+def job(id: Id, as_json: Json = False) -> None:
     """Show one job."""
     _one(id, "", as_json=as_json)
 
 
-def cancel(id: Id, as_json: Json = False) -> None:  # noqa: A002  # the argument's own word
+def cancel(id: Id, as_json: Json = False) -> None:
     """Ask a job to stop."""
     _one(id, "cancel", as_json=as_json)
 
 
-def retry(id: Id, as_json: Json = False) -> None:  # noqa: A002  # the argument's own word
+def retry(id: Id, as_json: Json = False) -> None:
     """Start a failed or cancelled job again."""
     _one(id, "retry", as_json=as_json)
 
 
-def _one(id: str, action: str, *, as_json: bool) -> None:  # noqa: A002  # as above
-    from synd.control.connect import Control  # noqa: PLC0415
+def _one(id: str, action: str, *, as_json: bool) -> None:
+    from synd.control.connect import Control
 
     found = Control.here().job(id, action)
     output.emit({"job": found}, as_json=as_json, human=lambda: _tell(found))
@@ -82,9 +89,14 @@ def progress(job: Job) -> str:
 
 
 def _tell(j: Job) -> None:
-    output.say(f"{j['id']}  {j['kind']}  {j['state']}  {progress(j)}  {j['progress']['note']}".rstrip())
+    output.say(
+        f"{j['id']}  {j['kind']}  {j['state']}  {progress(j)}  {j['progress']['note']}".rstrip()
+    )
     output.say(f"  {j['subject']}")
-    output.say(f"  created {j['created_at']}" + (f", finished {j['finished_at']}" if j["finished_at"] else ""))
+    output.say(
+        f"  created {j['created_at']}"
+        + (f", finished {j['finished_at']}" if j["finished_at"] else "")
+    )
     if j["problem"]:
         hint = f" — {j['problem']['hint']}" if j["problem"].get("hint") else ""
         output.say(f"  {j['problem']['title']}{hint}")
@@ -97,8 +109,8 @@ def follow(control: Control, started: Job, text: str) -> Job:
 
     Raises the job's own error when it failed, Cancelled when somebody else cancelled it.
     """
-    from synd.control.connect import problem_error  # noqa: PLC0415
-    from synd.errors import Cancelled, SyndError  # noqa: PLC0415
+    from synd.control.connect import problem_error
+    from synd.errors import Cancelled, SyndError
 
     now = started
     try:
@@ -115,6 +127,8 @@ def follow(control: Control, started: Job, text: str) -> Job:
         raise Cancelled(f"job {now['id']} was cancelled", hint=f"`synd retry {now['id']}`")
     if now["state"] == "failed":
         if now["problem"] is None:
-            raise SyndError(f"job {now['id']} failed without saying why", hint="see the daemon's log")
+            raise SyndError(
+                f"job {now['id']} failed without saying why", hint="see the daemon's log"
+            )
         raise problem_error(json.dumps(now["problem"]).encode())
     return now

@@ -27,9 +27,9 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List a folder as the daemon knows it."""
-    from synd.cli.targets import resolve_target  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.cli.targets import resolve_target
+    from synd.control import contract
+    from synd.control.connect import Control
 
     found: Listing = Control.here().get(
         contract.LIST, target=resolve_target(target), long=int(long), timeout_s=120.0

@@ -64,7 +64,7 @@ def fail(error: SyndError, *, as_json: bool) -> int:
 
 def console() -> Console:
     """Standard output for tables."""
-    from rich.console import Console  # noqa: PLC0415  # costs more than most commands
+    from rich.console import Console
 
     wide = not sys.stdout.isatty()
     # A pipe has no width: whole names are worth more there than straight columns.
@@ -78,9 +78,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence
         for row in rows:
             say("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
         return
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in head:
@@ -130,7 +130,7 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
     if quiet():
         yield lambda _text: None
         return
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     with Console(stderr=True).status(text) as status:
         yield lambda changed: status.update(changed)
@@ -146,8 +146,8 @@ def bar(text: str, *, unit: str) -> Iterator[Update]:
     if quiet():
         yield lambda _done, _total, _note: None
         return
-    from rich import progress  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
+    from rich import progress
+    from rich.console import Console
 
     counts: list[progress.ProgressColumn] = (
         [progress.DownloadColumn(binary_units=True), progress.TransferSpeedColumn()]
@@ -174,6 +174,6 @@ def age_of(stamp: str | None) -> str:
     """How long ago an ISO time was, for people."""
     if not stamp:
         return "never"
-    from synd.clock import NS, parse_time_ns  # noqa: PLC0415
+    from synd.clock import NS, parse_time_ns
 
     return span(max(0.0, time.time() - parse_time_ns(stamp) / NS))

@@ -20,15 +20,16 @@ def prefetch(
     ],
     pin: Annotated[bool, typer.Option("--pin", help="Keep them from eviction too.")] = False,
     background: Annotated[
-        bool, typer.Option("--background", "-b", help="Return at once; `synd job ID` shows the job.")
+        bool,
+        typer.Option("--background", "-b", help="Return at once; `synd job ID` shows the job."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Fetch files ahead of use. Ctrl-C cancels."""
-    from synd.cli.jobs import follow, progress  # noqa: PLC0415
-    from synd.cli.targets import resolve_all  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.cli.jobs import follow, progress
+    from synd.cli.targets import resolve_all
+    from synd.control import contract
+    from synd.control.connect import Control
 
     control = Control.here()
     asked: contract.PrefetchRequest = {"targets": resolve_all(targets), "pin": pin}

@@ -21,9 +21,10 @@ from typing import Any
 
 from synd.cli import mounts
 from synd.config import Folders
-from synd.control.connect import problem_error
+from synd.control import contract
+from synd.control.connect import Control, problem_error
 from synd.control.hold import Holder
-from synd.errors import ConfigError, DeadlineExceeded, SyndError
+from synd.errors import ConfigError, DaemonNotRunning, DeadlineExceeded, SyndError
 
 LOG_MAX = 8 << 20
 """A log larger than this is set aside at the next start."""
@@ -50,7 +51,7 @@ def log_file(folders: Folders) -> Path:
 
 def daemon_pid(folders: Folders) -> int | None:
     """The pid of a daemon that holds the instance lock, answering or not."""
-    import fcntl  # noqa: PLC0415  # few commands need it
+    import fcntl
 
     try:
         with open(folders.state / "daemon.lock", "rb") as file:
@@ -124,7 +125,7 @@ def launch(folders: Folders, what: Launch, *, foreground: bool = False) -> subpr
     forget_startup(folders)
     try:
         # -P: a folder named syndd where the user happens to stand must not be run.
-        return subprocess.Popen(  # noqa: S603  # our own interpreter
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "syndd", "hold", *what.flags],
             stdin=subprocess.DEVNULL,
             stdout=None if foreground else out,
@@ -173,6 +174,25 @@ def wait_answers(
         hint=f"its log {log_file(folders)} ends with: {last_line(folders)}",
         path=path,
     )
+
+
+def wait_alive(folders: Folders, timeout_s: float) -> contract.Status:
+    """Waits until the control API answers. Raises as `wait_answers` does."""
+    end = time.monotonic() + timeout_s
+    while True:
+        _raise_failed_start(folders)
+        left_s = end - time.monotonic()
+        with contextlib.suppress(DaemonNotRunning):
+            status: contract.Status = Control(folders.socket).get(
+                contract.STATUS, timeout_s=max(0.5, left_s)
+            )
+            return status
+        if left_s <= 0:
+            raise DeadlineExceeded(
+                f"the daemon did not answer within {timeout_s:g} s",
+                hint=f"its log {log_file(folders)} ends with: {last_line(folders)}",
+            )
+        time.sleep(TICK_S)
 
 
 def _raise_failed_start(folders: Folders) -> None:

@@ -46,9 +46,7 @@ def serve(
         else:
             print(f"Registry at {url}\nToken in {data / 'token'}\nCtrl-C stops it.", flush=True)
 
-    settings = Settings(
-        data.absolute(), "127.0.0.1", port, latency_ms, mbit, throttle, url_ttl_s
-    )
+    settings = Settings(data.absolute(), "127.0.0.1", port, latency_ms, mbit, throttle, url_ttl_s)
     try:
         run(settings, ready)
     except SyndError as error:
@@ -85,7 +83,9 @@ def seed(
         print(jsonlib.dumps(told), flush=True)
         return
     print(f"{told['project_id']}  {project}")
-    print(f"{report.files} files, {report.folders} folders, {report.links} links, {report.bytes} bytes")
+    print(
+        f"{report.files} files, {report.folders} folders, {report.links} links, {report.bytes} bytes"
+    )
     for path, name in report.renamed:
         print(f"renamed: {path} -> {name}")
     for path, why in report.skipped:

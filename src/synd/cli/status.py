@@ -25,12 +25,12 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show what the daemon does, or the state of PATH. Exit 69 when no daemon runs."""
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.control import contract
+    from synd.control.connect import Control
 
     control = Control.here()
     if path is not None:
-        from synd.cli.mounts import resolve  # noqa: PLC0415
+        from synd.cli.mounts import resolve
 
         one: PathStatus = control.get(contract.STATUS, path=resolve(path))
         output.emit(one, as_json=as_json, human=lambda: _tell_path(one))
@@ -55,7 +55,11 @@ def _tell(s: Status) -> None:
         + (", throttled" if service["throttled"] else "")
     )
     fresh = s["freshness"]
-    age = "nothing visited" if fresh["oldest_s"] is None else f"oldest {output.span(fresh['oldest_s'])}"
+    age = (
+        "nothing visited"
+        if fresh["oldest_s"] is None
+        else f"oldest {output.span(fresh['oldest_s'])}"
+    )
     lines.append(f"freshness  at most {fresh['setting_s']:g} s in visited folders ({age})")
     cache = s["cache"]
     bound = f" of {output.size(cache['limit_bytes'])}" if cache["limit_bytes"] else ""
@@ -93,7 +97,12 @@ def _tell_path(s: PathStatus) -> None:
     version = f" version {s['version']}" if s["version"] is not None else ""
     base = f", edited from version {s['base_version']}" if s["base_version"] is not None else ""
     output.say(f"{s['path']}")
-    output.say(f"  {s['kind']} {s['entity']}{version}{base}: {s['state']}" + (", pinned" if s["pinned"] else ""))
-    output.say(f"  {output.size(s['cached_bytes'])} of {output.size(s['size'])} here, md5 {s['md5'] or '?'}")
+    output.say(
+        f"  {s['kind']} {s['entity']}{version}{base}: {s['state']}"
+        + (", pinned" if s["pinned"] else "")
+    )
+    output.say(
+        f"  {output.size(s['cached_bytes'])} of {output.size(s['size'])} here, md5 {s['md5'] or '?'}"
+    )
     output.say(f"  asked the service {output.age_of(s['checked_at'])} ago")
     output.say("  everything of it is sent" if s["settled"] else "  not sent yet")

@@ -12,7 +12,7 @@ def resolve_target(text: str) -> str:
     """An id as it is, a path as the daemon knows it. `./syn123` is a path."""
     if _ID.fullmatch(text):
         return text.lower()
-    from synd.cli.mounts import resolve  # noqa: PLC0415
+    from synd.cli.mounts import resolve
 
     return resolve(text)
 

@@ -27,7 +27,9 @@ def up(
     ] = None,
     project: Annotated[
         list[str] | None,
-        typer.Option("--project", "-p", metavar="ID", help="Show only this project; may be repeated."),
+        typer.Option(
+            "--project", "-p", metavar="ID", help="Show only this project; may be repeated."
+        ),
     ] = None,
     transport: Annotated[
         str | None, typer.Option("--transport", metavar="kernel|libfuse", help="How to speak FUSE.")
@@ -44,8 +46,8 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Mount Synapse and return once the mount answers."""
-    from synd import config as settings  # noqa: PLC0415
-    from synd.cli import mounts  # noqa: PLC0415
+    from synd import config as settings
+    from synd.cli import mounts
 
     config = settings.load(
         flags={
@@ -78,10 +80,10 @@ def bring_up(
 
     Raises Busy when the daemon has mounted another path, and the daemon's own error when it cannot start.
     """
-    from synd.cli import mounts, process  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
-    from synd.control.hold import Holder  # noqa: PLC0415
-    from synd.errors import Busy, DaemonNotRunning, SyndError  # noqa: PLC0415
+    from synd.cli import mounts, process
+    from synd.control.connect import Control
+    from synd.control.hold import Holder
+    from synd.errors import Busy, DaemonNotRunning, SyndError
 
     flags = _flags(config, path)
     child: subprocess.Popen[bytes] | None = None
@@ -126,6 +128,9 @@ def bring_up(
             took_s = process.wait_answers(
                 folders, path, timeout_s, child=child, starting=how != "adopted", tick=tick
             )
+            if how == "restarted":
+                # The kernel answers a stat from its memory; only the API tells that the daemon is back.
+                process.wait_alive(folders, max(1.0, timeout_s - took_s))
         except SyndError:
             if child is not None:
                 # What we started and what does not work is not left lying about.
@@ -168,8 +173,8 @@ def stay(
     folders: Folders, path: str, child: subprocess.Popen[bytes] | None, *, as_json: bool
 ) -> None:
     """Waits for Ctrl-C or the daemon's end, then takes the mount down."""
-    from synd.cli import process  # noqa: PLC0415
-    from synd.cli.down import take_down  # noqa: PLC0415
+    from synd.cli import process
+    from synd.cli.down import take_down
 
     asked = threading.Event()
 

@@ -26,10 +26,10 @@ def wait(
     as_json: Json = False,
 ) -> None:
     """Wait until everything, or PATH, is uploaded. Exit 75 when the time is up."""
-    from synd.cli.mounts import resolve  # noqa: PLC0415
-    from synd.clock import Deadline  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.cli.mounts import resolve
+    from synd.clock import Deadline
+    from synd.control import contract
+    from synd.control.connect import Control
 
     control = Control.here()
     deadline = Deadline.after(float("inf") if timeout is None else timeout, "waiting")

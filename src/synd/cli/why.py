@@ -23,9 +23,9 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Say why PATH is in the state it is, and what would change that."""
-    from synd.cli.mounts import resolve  # noqa: PLC0415
-    from synd.control import contract  # noqa: PLC0415
-    from synd.control.connect import Control  # noqa: PLC0415
+    from synd.cli.mounts import resolve
+    from synd.control import contract
+    from synd.control.connect import Control
 
     found: Why = Control.here().get(contract.WHY, path=resolve(path))
 

@@ -162,7 +162,7 @@ class Control:
     @classmethod
     def here(cls) -> Self:
         """The daemon of this environment's folders."""
-        from synd.config import folders  # noqa: PLC0415  # spared by clients that know the socket
+        from synd.config import folders
 
         return cls(folders().socket)
 

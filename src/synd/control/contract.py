@@ -62,7 +62,15 @@ METRICS = "/metrics"
 OPENAPI = "/v1/openapi.json"
 
 Sync = Literal[
-    "remote", "partial", "cached", "pinned", "fetching", "modified", "uploading", "conflict", "virtual"
+    "remote",
+    "partial",
+    "cached",
+    "pinned",
+    "fetching",
+    "modified",
+    "uploading",
+    "conflict",
+    "virtual",
 ]
 """Where a file's bytes are: only there; some here; all here; … ; `virtual` is made by synd itself."""
 JobState = Literal["pending", "running", "completed", "failed", "cancelled"]
@@ -114,7 +122,13 @@ class Service(TypedDict):
 
 
 class Freshness(TypedDict):
+    """How old the mount's answers may be."""
+
     setting_s: float
+    """Age at which a visited folder is to be asked about again."""
+    bound_s: float
+    """What the budget of polling requests allows with so many folders watched."""
+    watched: int
     oldest_s: float | None
     """Age of the visited folder that was checked longest ago; None: none is open."""
     folder: str

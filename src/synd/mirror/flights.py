@@ -40,6 +40,10 @@ class Flights:
         self._loop.call_soon_threadsafe(self._attach, key, start, future)
         return future
 
+    def soon(self, call: Callable[[], object]) -> None:
+        """Runs `call` on the loop. Any thread."""
+        self._loop.call_soon_threadsafe(call)
+
     def _attach(
         self, key: Hashable, start: Callable[[], Coroutine[Any, Any, Any]], future: Future[Any]
     ) -> None:
@@ -74,8 +78,12 @@ class Flights:
         if task.cancelled():
             return
         error = task.exception()  # marks it as seen: a flight may have no passenger left
-        if error is not None and not isinstance(error, SyndError):
+        if error is None:
+            return
+        if not isinstance(error, SyndError):
             log.error("flight.failed", exc_info=error)
+        elif error.level >= logging.ERROR:
+            log.error("flight.failed", extra={"fields": {"what": key, "why": error.message}})
 
     async def close(self) -> None:
         """Cancels what is under way and waits for its end."""

@@ -44,6 +44,8 @@ class Freshness:
     """Folders polled."""
     oldest_s: float
     """Age of the oldest answer about a folder that somebody looked at lately."""
+    oldest_folder: int
+    """Which folder that is; 0 for the top."""
     bound_s: float
     """What the budget allows: no such folder is asked about more rarely."""
 
@@ -166,10 +168,12 @@ class Poller:
         """For status. Cost: a row per watched folder."""
         now_ns = self._clock.now_ns()
         rows = self._tree.folders.recently_visited(now_ns - int(ACTIVE_S * NS), 10_000)
-        ages = [max(0, now_ns - r.checked_ns) / NS for r in rows]
+        age, folder = max(
+            ((max(0, now_ns - r.checked_ns) / NS, r.id) for r in rows), default=(0.0, 0)
+        )
         per_second = self._per_minute / 60
         bound = max(self._fresh_s, len(rows) / per_second if per_second else float("inf"))
-        return Freshness(self._fresh_s, len(rows), max(ages, default=0.0), bound)
+        return Freshness(self._fresh_s, len(rows), age, folder, bound)
 
 
 def same(header: Header, row: Row | None, folder: int) -> bool:

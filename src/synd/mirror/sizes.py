@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from synd.client.remote import background
 from synd.clock import Deadline
 from synd.errors import Forbidden, NotFound, SyndError
 from synd.ids import EntityId, syn
@@ -80,10 +81,14 @@ class Sizes:
     def prefetch(self, folder: EntityId) -> None:
         """Asks for the sizes of a whole folder in the background. Any thread."""
         flights = self._tree.flights
-        flights._loop.call_soon_threadsafe(self._task, folder)  # noqa: SLF001
+        flights.soon(lambda: self._in_background(folder))
 
     def _start_soon(self, row: Row) -> None:
         self.prefetch(row.parent)
+
+    def _in_background(self, folder: EntityId) -> None:
+        with background():
+            self._task(folder)
 
     def _task(self, folder: EntityId) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._tree.flights.task(
@@ -106,7 +111,8 @@ class Sizes:
             if found is not None and found.detailed:
                 return found
         if unknown > 1:
-            self._task(row.parent)
+            with background():
+                self._task(row.parent)
         detail = self._tree.flights.task(("detail", row.id), lambda: self._tree.detail(row.id))
         found = await asyncio.shield(detail)
         return found  # type: ignore[no-any-return]

@@ -23,7 +23,7 @@ from synd.cache.partial import BLOCK, Partial, PartialStore
 from synd.clock import Deadline
 from synd.client.transfer import Downloader, Sink
 from synd.errors import Cancelled, IntegrityError, SyndError
-from synd.ids import ContentKey, syn
+from synd.ids import ContentKey, EntityId, syn
 from synd.mirror.fetch import Pool, Task, Urgency
 from synd.mirror.prefetch import Pattern, chunk_size
 from synd.mirror.urls import Urls
@@ -113,7 +113,7 @@ class Streams:
         self._lock = threading.Lock()
         self._large: dict[ContentKey, LargeStream] = {}
         self._small: dict[ContentKey, SmallFetch] = {}
-        self._corrupt: dict[ContentKey, str] = {}
+        self._corrupt: dict[ContentKey, tuple[EntityId, str]] = {}
         self.completed_total = 0
         self.closed = False
 
@@ -158,17 +158,18 @@ class Streams:
 
     def corrupt(self, key: ContentKey) -> str | None:
         """Why this content can never be right, when that has been seen twice."""
-        return self._corrupt.get(key)
+        found = self._corrupt.get(key)
+        return found[1] if found else None
 
-    def forgive(self, key: ContentKey) -> None:
-        """Lets content that was corrupt be fetched again (`synd cache verify`, `synd retry`)."""
-        self._corrupt.pop(key, None)
+    def corrupt_entities(self) -> list[tuple[EntityId, str]]:
+        return list(self._corrupt.values())
 
     def forgive_all(self) -> None:
+        """Lets content that was corrupt be fetched again."""
         self._corrupt.clear()
 
     def mark_corrupt(self, file: FileVersion, why: str) -> None:
-        self._corrupt[file.key] = why
+        self._corrupt[file.key] = (file.entity, why)
         log.error("content.corrupt", extra={"fields": {"entity": syn(file.entity), "why": why}})
         if self.on_corrupt is not None:
             self.on_corrupt(file, why)

@@ -11,7 +11,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 from synd.clock import SYSTEM, Clock, Deadline
 from synd.client.remote import Remote
@@ -28,6 +29,13 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 OnChanges = Callable[[Sequence[Change]], None]
+
+
+class Probing(Protocol):
+    """Finds the size of what the service only links to."""
+
+    async def size_of(self, entity: Entity) -> int | None: ...
+
 
 VERSIONS_PAGE = 50
 RELISTS = 3
@@ -46,6 +54,7 @@ class Tree:
         *,
         projects: Sequence[EntityId] = (),
         wait_s: float = 60.0,
+        probe: Probing | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         self.entities = Entities(store)
@@ -56,6 +65,7 @@ class Tree:
         self.waits = waits
         self.flights = Flights(loop, waits)
         self.wait_s = wait_s
+        self._probe = probe
         self._clock = clock
         self._loop = loop
         # One thread for all writing: the loop never waits for the disk, and writes keep their order.
@@ -281,6 +291,10 @@ class Tree:
             if change:
                 self.tell([change])
             raise
+        if self._probe is not None and found.file is not None:
+            size = await self._probe.size_of(found)
+            if size is not None and found.file.size is None:
+                found = replace(found, file=replace(found.file, size=size))
         return await self.record(found)
 
     async def record(self, found: Entity) -> Row:

@@ -197,11 +197,7 @@ async def _send(
         if fault.action is Action.TRUNCATE:
             cut = fault.bytes
         elif fault.action is Action.CORRUPT and fault.bytes < len(body):
-            body = (
-                body[: fault.bytes]
-                + bytes([body[fault.bytes] ^ 0xFF])
-                + body[fault.bytes + 1 :]
-            )
+            body = body[: fault.bytes] + bytes([body[fault.bytes] ^ 0xFF]) + body[fault.bytes + 1 :]
     if reply.status == 204:
         headers = [pair for pair in headers if pair[0] != b"content-length"]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -303,7 +303,9 @@ class _Connection:
     ) -> tuple[int, bool]:
         length = headers.get("content-length", "")
         if not length.isdecimal():
-            status = self._send_error(411, "MissingContentLength", "send a Content-Length", close=True)
+            status = self._send_error(
+                411, "MissingContentLength", "send a Content-Length", close=True
+            )
             return status, False
         if headers.get("expect", "").lower() == "100-continue":
             self.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")

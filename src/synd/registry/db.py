@@ -156,7 +156,9 @@ def _create(tx: sqlite3.Connection) -> None:
         "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)",
         [("file_handle", kinds.FIRST_HANDLE - 1), ("storage_location", 1000)],
     )
-    tx.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'entity'", (kinds.FIRST_ENTITY - 1,))
+    tx.execute(
+        "UPDATE sqlite_sequence SET seq = ? WHERE name = 'entity'", (kinds.FIRST_ENTITY - 1,)
+    )
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -159,7 +159,12 @@ def header_of(db: Database, entity: int, number: int | None = None) -> dict[str,
     row = get(db, entity)
     version = get_version(db, entity, number or row.current)
     return header(
-        row, version.number, version.label, where.benefactor, version.modified_ns, version.modified_by
+        row,
+        version.number,
+        version.label,
+        where.benefactor,
+        version.modified_ns,
+        version.modified_by,
     )
 
 
@@ -302,9 +307,7 @@ def create(db: Database, caller: Caller, body: dict[str, Json], activity: int | 
         if kind.name == "project":
             access.set_acl(tx, entity, {caller.user: access.OWNER})
         if kind.name == "table":
-            tx.execute(
-                "INSERT INTO table_state VALUES (?, ?, 0, 0, ?)", (entity, new_etag(), now)
-            )
+            tx.execute("INSERT INTO table_state VALUES (?, ?, 0, 0, ?)", (entity, new_etag(), now))
     return entity
 
 
@@ -351,9 +354,7 @@ def update(
         props = _props(kind, body)
         try:
             if wants_new:
-                count = db.one(
-                    "SELECT count(*) FROM entity_version WHERE entity_id = ?", (entity,)
-                )
+                count = db.one("SELECT count(*) FROM entity_version WHERE entity_id = ?", (entity,))
                 if count is not None and count[0] >= MAX_VERSIONS:
                     raise bad(f"Limit of {MAX_VERSIONS} versions exceeded for {syn(entity)}.")
                 tx.execute(

@@ -80,7 +80,9 @@ def parse(body: dict[str, Any], number: int) -> Fault:
     """The rule that a JSON object describes, as POST /admin/faults takes it. Raises UsageError."""
     known = {"method", "path", "action", "nth", "times", "status", "reason", "bytes", "seconds"}
     if unknown := sorted(set(body) - known):
-        raise UsageError(f"unknown fields in a fault: {', '.join(unknown)}", hint=str(sorted(known)))
+        raise UsageError(
+            f"unknown fields in a fault: {', '.join(unknown)}", hint=str(sorted(known))
+        )
     try:
         fault = Fault(
             number,

@@ -46,9 +46,7 @@ ALL = (
     _kind("project", "Project", versioned=False, container=True),
     _kind("folder", "Folder", versioned=False, container=True),
     _kind("file", "FileEntity", "fileNameOverride", has_bytes=True),
-    _kind(
-        "link", "Link", "linksTo", "linksToClassName", versioned=False
-    ),
+    _kind("link", "Link", "linksTo", "linksToClassName", versioned=False),
     _kind(
         "recordset",
         "RecordSet",
@@ -73,13 +71,9 @@ ALL = (
     _kind("submissionview", "table.SubmissionView", "columnIds", "scopeIds", tabular=True),
     _kind("dataset", "table.Dataset", "columnIds", "items", tabular=True),
     _kind("datasetcollection", "table.DatasetCollection", "columnIds", "items", tabular=True),
-    _kind(
-        "materializedview", "table.MaterializedView", "columnIds", "definingSQL", tabular=True
-    ),
+    _kind("materializedview", "table.MaterializedView", "columnIds", "definingSQL", tabular=True),
     _kind("virtualtable", "table.VirtualTable", "columnIds", "definingSQL", tabular=True),
-    _kind(
-        "dockerrepo", "docker.DockerRepository", "repositoryName", "isManaged", versioned=False
-    ),
+    _kind("dockerrepo", "docker.DockerRepository", "repositoryName", "isManaged", versioned=False),
 )
 
 BY_NAME = {kind.name: kind for kind in ALL}

@@ -149,13 +149,22 @@ class _Writer:
             tx.executemany(
                 _INSERT_ENTITY,
                 [
-                    (n, parent, name, "folder", str(uuid.uuid4()), now, self.owner, now, self.owner, 0)
+                    (
+                        n,
+                        parent,
+                        name,
+                        "folder",
+                        str(uuid.uuid4()),
+                        now,
+                        self.owner,
+                        now,
+                        self.owner,
+                        0,
+                    )
                     for n, parent, name in made
                 ],
             )
-            tx.executemany(
-                _INSERT_VERSION, [(n, now, self.owner, None, None) for n, _, _ in made]
-            )
+            tx.executemany(_INSERT_VERSION, [(n, now, self.owner, None, None) for n, _, _ in made])
             ids = [n for n, _, _ in made]
         return ids
 
@@ -194,11 +203,20 @@ class _Writer:
                 }
                 tx.execute(
                     _INSERT_ENTITY,
-                    (n, parent, name, "link", str(uuid.uuid4()), now, self.owner, now, self.owner, 0),
+                    (
+                        n,
+                        parent,
+                        name,
+                        "link",
+                        str(uuid.uuid4()),
+                        now,
+                        self.owner,
+                        now,
+                        self.owner,
+                        0,
+                    ),
                 )
-                tx.execute(
-                    _INSERT_VERSION, (n, now, self.owner, None, json.dumps(props))
-                )
+                tx.execute(_INSERT_VERSION, (n, now, self.owner, None, json.dumps(props)))
 
 
 def _content_type(name: str) -> str:
@@ -249,9 +267,7 @@ def _publish(db: Database, project: int, name: str, owner: int, replace: bool) -
             "UPDATE entity SET parent_id = ?, name = ?, modified_ns = ?, etag = ? WHERE id = ?",
             (kinds.ROOT, name, now, new_etag(), project),
         )
-        tx.execute(
-            "UPDATE entity_version SET modified_ns = ? WHERE entity_id = ?", (now, project)
-        )
+        tx.execute("UPDATE entity_version SET modified_ns = ? WHERE entity_id = ?", (now, project))
         access.set_acl(tx, project, {owner: access.OWNER})
 
 
@@ -463,9 +479,7 @@ def synthetic(
     batch: list[_File] = []
     for i in range(n_files):
         own = digest or f"{i:032x}"
-        batch.append(
-            _File("", parents[i % len(parents)], f"f{i:07d}.bin", size=size, digest=own)
-        )
+        batch.append(_File("", parents[i % len(parents)], f"f{i:07d}.bin", size=size, digest=own))
         if len(batch) == _BATCH:
             writer.files(batch)
             batch = []

@@ -144,6 +144,9 @@ def translated(path: Path) -> Iterator[None]:
     """Turns SQLite's exceptions into ours."""
     try:
         yield
+    except sqlite3.ProgrammingError:
+        # A bug of ours: it keeps its own name and its traceback.
+        raise
     except sqlite3.DatabaseError as error:
         text = str(error)
         hint = "`synd doctor` checks the state folder"

@@ -313,7 +313,7 @@ class Entities:
                     str(file.store) if file else "s3", file.external_url if file else None,
                     entity.link.id if entity.link else None,
                     entity.link.version if entity.link else None,
-                    int(entity.access.unmet_terms), entity.id,
+                    json.dumps(dict(entity.annotations)), int(entity.access.unmet_terms), entity.id,
                 ),
             )  # fmt: skip
         moved_on = old is not None and (old[5] != (entity.version or 0) or old[3] != file_name)

@@ -62,7 +62,7 @@ _WANTED = (
     # Without it every write asks for security.capability first. The mount is nosuid.
     | Init.HANDLE_KILLPRIV_V2
     | Init.DO_READDIRPLUS
-    | Init.READDIRPLUS_AUTO
+
     | Init.ABORT_ERROR
     | Init.INIT_EXT
     | Init.HAS_RESEND

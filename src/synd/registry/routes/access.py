@@ -25,14 +25,10 @@ from synd.registry.web import (
 )
 
 
-def permissions_json(
-    db: Database, row: EntityRow, where: Place, caller: Caller
-) -> dict[str, Json]:
+def permissions_json(db: Database, row: EntityRow, where: Place, caller: Caller) -> dict[str, Json]:
     """UserEntityPermissions: the client reads every key."""
     bits = access.rights(db, where.benefactor, caller)
-    public = access.rights(
-        db, where.benefactor, Caller(kinds.PUBLIC, "anonymous", frozenset())
-    )
+    public = access.rights(db, where.benefactor, Caller(kinds.PUBLIC, "anonymous", frozenset()))
 
     def has(bit: int) -> bool:
         return bool(bits & bit)
@@ -130,9 +126,7 @@ def _get_acl(request: Request) -> Reply:
 
 
 def _owned(request: Request, entity: int) -> Place:
-    return access.need(
-        request.registry.db, entity, request.caller, access.CHANGE_PERMISSIONS
-    )
+    return access.need(request.registry.db, entity, request.caller, access.CHANGE_PERMISSIONS)
 
 
 def _post_acl(request: Request) -> Reply:
@@ -201,9 +195,7 @@ def _download_actions(request: Request) -> Reply:
     actions: list[dict[str, Json]] = []
     if where.unmet:
         prefix = kinds.OSRM + "download."
-        actions.append(
-            {"concreteType": prefix + "MeetAccessRequirement", "accessRequirementId": 1}
-        )
+        actions.append({"concreteType": prefix + "MeetAccessRequirement", "accessRequirementId": 1})
     return ok({"actions": actions})
 
 

@@ -58,7 +58,10 @@ def _body(db: Database, raw: dict[str, Json]) -> str:
             number = reference.get("targetVersionNumber")
             if number is None:
                 number = get(db, target).current
-            one = {**one, "reference": {"targetId": syn(target), "targetVersionNumber": int(number)}}
+            one = {
+                **one,
+                "reference": {"targetId": syn(target), "targetVersionNumber": int(number)},
+            }
         kept.append(one)
     return json.dumps(
         {"name": raw.get("name"), "description": raw.get("description"), "used": kept}

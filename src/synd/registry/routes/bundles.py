@@ -169,4 +169,3 @@ def add(router: Router) -> None:
     router.add("POST", base + "/{id}/version/{version}/bundle2", _get_version, scope="view")
     router.add("POST", base + "/bundle2/create", _create, scope="modify")
     router.add("PUT", base + "/{id}/bundle2", _put, scope="modify")
-

@@ -63,7 +63,9 @@ def _queries() -> dict[tuple[str, bool, bool, bool, bool, bool], str]:
                             text = _HEADER
                             text += f" INDEXED BY {'entity_by_kind' if few else index}" + _LABEL
                             if seek:
-                                text += f" AND (e.{column}, e.id) {'<' if descending else '>'} (?, ?)"
+                                text += (
+                                    f" AND (e.{column}, e.id) {'<' if descending else '>'} (?, ?)"
+                                )
                             if of_kinds:
                                 text += _OF_KINDS
                             if readable:
@@ -123,7 +125,9 @@ def _children(request: Request) -> Reply:
     offset = _offset(body.get("nextPageToken"))
     where = access.need(db, parent, request.caller, access.READ)
 
-    counts = db.all("SELECT kind, n, bytes FROM child_count WHERE parent_id = ? AND n > 0", (parent,))
+    counts = db.all(
+        "SELECT kind, n, bytes FROM child_count WHERE parent_id = ? AND n > 0", (parent,)
+    )
     shown = [(n, size) for kind, n, size in counts if kind in wanted]
     total = sum(n for n, _ in shown)
     sum_bytes = sum(size for _, size in shown)

@@ -180,4 +180,3 @@ def add(router: Router) -> None:
     router.add("GET", base + "/tableview/defaults", _defaults, scope="view")
     router.add("GET", base + "/tableview/defaults/{kind}", _defaults_old, scope="view")
     router.add("GET", "/repo/v1/entity/{id}/column", _of_entity, scope="view")
-

@@ -135,9 +135,7 @@ def _type(request: Request) -> Reply:
     return ok(entities.header_of(request.registry.db, entity))
 
 
-def _readable_headers(
-    request: Request, wanted: list[tuple[int, int | None]]
-) -> dict[str, Json]:
+def _readable_headers(request: Request, wanted: list[tuple[int, int | None]]) -> dict[str, Json]:
     db = request.registry.db
     results = []
     for entity, number in wanted:
@@ -161,7 +159,9 @@ def _header_batch(request: Request) -> Reply:
     wanted: list[tuple[int, int | None]] = []
     for reference in references:
         number = reference.get("targetVersionNumber")
-        wanted.append((parse_id(reference.get("targetId")), None if number is None else int(number)))
+        wanted.append(
+            (parse_id(reference.get("targetId")), None if number is None else int(number))
+        )
     return ok(_readable_headers(request, wanted))
 
 
@@ -197,9 +197,7 @@ def _by_md5(request: Request) -> Reply:
 
 
 def _by_alias(request: Request) -> Reply:
-    row = request.registry.db.one(
-        "SELECT id FROM entity WHERE alias = ?", (request.args["alias"],)
-    )
+    row = request.registry.db.one("SELECT id FROM entity WHERE alias = ?", (request.args["alias"],))
     if row is None:
         raise missing(f"There is no project with the alias {request.args['alias']!r}.")
     access.need(request.registry.db, row[0], request.caller, access.READ)
@@ -238,7 +236,9 @@ def _file(request: Request) -> Reply:
     url = handles.url(handles.get(db, version.handle), request.registry.presigner)
     if url is None:
         raise bad("This file handle has no URL.")
-    return redirect(quote(url, safe=":/?&=%#+@,;~")) if request.flag("redirect", True) else text(url)
+    return (
+        redirect(quote(url, safe=":/?&=%#+@,;~")) if request.flag("redirect", True) else text(url)
+    )
 
 
 def _swap_handle(request: Request) -> Reply:
@@ -276,12 +276,8 @@ def _child(request: Request) -> Reply:
     if not isinstance(name, str):
         raise bad("entityName is required.")
     where = access.need(db, parent, request.caller, access.READ)
-    row = db.one(
-        "SELECT id, has_acl FROM entity WHERE parent_id = ? AND name = ?", (parent, name)
-    )
-    if row is None or (
-        row[1] and not access.rights(db, row[0], request.caller) & access.READ
-    ):
+    row = db.one("SELECT id, has_acl FROM entity WHERE parent_id = ? AND name = ?", (parent, name))
+    if row is None or (row[1] and not access.rights(db, row[0], request.caller) & access.READ):
         raise missing(f"{syn(where.ancestors[0])} has no child named {name!r}.")
     return ok({"id": syn(row[0])})
 

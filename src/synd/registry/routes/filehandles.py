@@ -233,4 +233,3 @@ def add(router: Router) -> None:
     router.add("POST", base + "/externalFileHandle", _external, scope="modify")
     router.add("POST", base + "/externalFileHandle/s3", _external_stored, scope="modify")
     router.add("POST", base + "/externalFileHandle/googleCloud", _external_stored, scope="modify")
-

@@ -20,7 +20,17 @@ from synd.registry import handles, kinds
 from synd.registry.blobs import BlobStore
 from synd.registry.db import Database, now_ns
 from synd.registry.entities import check_name, parse_number
-from synd.registry.web import Json, Refused, Reply, Request, Router, bad, created, forbidden, missing
+from synd.registry.web import (
+    Json,
+    Refused,
+    Reply,
+    Request,
+    Router,
+    bad,
+    created,
+    forbidden,
+    missing,
+)
 
 MIN_PART = 5 << 20
 MAX_PART = 5 << 30

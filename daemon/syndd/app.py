@@ -1,0 +1,355 @@
+"""The composition root: builds every part and hands each its needs. No decisions live here.
+
+Started in this order, ended in the reverse: store, cache, client, mirror, filesystem, mount, and the
+loop's own tasks (polling, deadlines, jobs, eviction).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from synd.cache.evict import Limits
+from synd.cache.folder import Cache
+from synd.cache.synapse_cache import SynapseCache, location
+from synd.client import credentials
+from synd.client.remote import background
+from synd.client.service import SynapseClient
+from synd.client.transfer import Downloader
+from synd.clock import Deadline
+from synd.config import Config, Folders
+from synd.errors import Busy, Forbidden, NotLoggedIn, RemoteUnavailable, SyndError
+from synd.ids import entity_id
+from synd.jobs.queue import Queue
+from synd.log import fields
+from synd.mirror.external import Probe
+from synd.mirror.poll import Poller
+from synd.mirror.siblings import Siblings
+from synd.mirror.sizes import Sizes
+from synd.mirror.streams import Streams
+from synd.mirror.tree import Tree
+from synd.mirror.urls import Urls
+from synd.mirror.waits import Waits
+from synd.model import FileVersion
+from synd.store import meta
+from synd.store.connect import Store
+from syndd.answers import Answers
+from syndd.control.services import DaemonServices
+from syndd.lifecycle import Fail
+from syndd.mount.fdstore import FdStore, HolderStore, SystemdStore
+from syndd.mount.fs import SynapseFs
+from syndd.mount.info import InfoFiles
+from syndd.mount.session import MountOptions, MountSession, take
+from syndd.schedule.events import Events
+from syndd.schedule.operations import Operations
+from syndd.schedule.pins import Pins
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.2
+TEND_S = 30.0
+LOGIN_S = 3.0
+"""The service is asked so long, at the start, whether it knows us; offline is no reason not to mount."""
+
+
+def build(config: Config, folders: Folders, fail: Fail) -> App:
+    """The daemon's parts, not started yet. Raises NotLoggedIn, ConfigError, StoreError."""
+    return App(config, folders, fail)
+
+
+class App:
+    """All parts of one daemon."""
+
+    def __init__(self, config: Config, folders: Folders, fail: Fail) -> None:
+        self._config = config
+        self._folders = folders
+        self._fail = fail
+        self._tasks: list[asyncio.Task[None]] = []
+        self._session: MountSession | None = None
+        self._stopping = False
+        # The login is looked for first: without one nothing is created or mounted.
+        self._endpoints = credentials.endpoints(config)
+        self._token = credentials.find_token(self._endpoints)
+        self._projects = [entity_id(p) for p in config.projects]
+        self._store = Store(folders.database)
+        if meta.belong_to(self._store, self._endpoints.name):
+            log.info("store.emptied", extra=fields(why="another service"))
+        self._events = Events()
+        self._pins = Pins(self._store)
+        self._cache = Cache(
+            folders.cache,
+            Limits(
+                max_bytes=config.cache_max_bytes,
+                max_age_s=config.cache_max_age_s,
+                keep_free_bytes=config.cache_keep_free_bytes,
+            ),
+            pinned=self._pins.holds,
+            on_event=self._events.of_cache,
+        )
+        self._exporter = ThreadPoolExecutor(1, thread_name_prefix="export")
+
+    @property
+    def services(self) -> DaemonServices:
+        return self._answers
+
+    async def start(self) -> None:
+        """Returns when the mount answers."""
+        loop = asyncio.get_running_loop()
+        config = self._config
+        self._events.bind(loop)
+        await asyncio.to_thread(self._cache.start)
+        self._waits = Waits()
+        downloader = Downloader(
+            connect_timeout_s=config.connect_timeout_s,
+            read_timeout_s=min(30.0, config.read_timeout_s),
+            idle_per_host=config.transfer_connections,
+        )
+        self._client = SynapseClient(
+            self._endpoints, self._token, config=config, downloader=downloader
+        )
+        self._downloader = downloader
+        self._tree = Tree(
+            self._store,
+            self._client,
+            loop,
+            self._waits,
+            projects=self._projects,
+            wait_s=config.read_timeout_s,
+            probe=Probe(downloader),
+        )
+        self._urls = Urls(self._client, loop)
+        excluded = [Path(config.mount), self._folders.cache]
+        self._official = SynapseCache(location(), exclude=excluded)
+        self._streams = Streams(
+            self._cache.objects,
+            self._cache.partials,
+            self._cache.hasher,
+            downloader,
+            self._urls,
+            self._waits,
+            connections=config.transfer_connections,
+            window_bytes=config.window_max_bytes,
+            wait_s=config.read_timeout_s,
+            hold_s=config.verify_hold_s,
+            on_complete=self._completed,
+            on_mismatch=lambda file: self._fs.content_changed(file),
+            on_corrupt=self._corrupt,
+            adopt=self._adopt,
+        )
+        siblings = Siblings(self._tree.entities, self._cache.objects, self._streams, self._urls)
+        self._sizes = Sizes(self._tree, views=config.views, wait_s=config.size_wait_s)
+        self._fs = SynapseFs(
+            self._tree,
+            self._sizes,
+            self._streams,
+            self._urls,
+            self._cache,
+            siblings,
+            InfoFiles(self._tree),
+            portal=self._endpoints.portal,
+        )
+        self._poller = Poller(
+            self._tree,
+            freshness_s=config.freshness_s,
+            idle_s=config.idle_poll_s,
+            per_minute=config.poll_per_minute,
+        )
+        self._operations = Operations(
+            Queue(self._store),
+            self._tree,
+            self._sizes,
+            self._streams,
+            self._cache,
+            on_job=self._events.of_job,
+            on_fetched=lambda file: self._enter(file, only_shared=False),
+        )
+        self._answers = Answers(
+            config=config,
+            endpoints=self._endpoints,
+            store=self._store,
+            tree=self._tree,
+            sizes=self._sizes,
+            streams=self._streams,
+            cache=self._cache,
+            fs=self._fs,
+            pins=self._pins,
+            poller=self._poller,
+            operations=self._operations,
+            waits=self._waits,
+            client=self._client,
+            events=self._events,
+            session=lambda: self._session,
+        )
+        inherited_by = self._descriptor_store()
+        mountpoint = Path(config.mount).absolute()
+        inherited = (
+            await asyncio.to_thread(take, inherited_by, mountpoint) if inherited_by else None
+        )
+        self._spawn(self._tick(), "deadlines")
+        if inherited is None:
+            await self._log_in()
+        options = MountOptions(
+            mountpoint=mountpoint,
+            runtime=self._folders.runtime,
+            transport=config.transport,
+            allow_other=config.allow_other,
+            read_only=True,
+            passthrough=config.passthrough,
+        )
+        self._session = await asyncio.to_thread(
+            lambda: MountSession.start(self._fs, options, inherited=inherited, store=inherited_by)
+        )
+        self._fs.notices = self._session.notices
+        threading.Thread(target=self._watch_mount, name="mount-watch", daemon=True).start()
+        if inherited is not None:
+            self._spawn(self._log_in_later(), "login")
+        self._spawn(self._poll(), "poll")
+        self._spawn(self._operations.run(), "jobs")
+        self._spawn(self._tend(), "tend")
+
+    def _descriptor_store(self) -> FdStore | None:
+        """Who keeps the mount's descriptor: the service manager, the holder, or nobody."""
+        systemd = SystemdStore(self._folders.runtime)
+        if systemd.usable:
+            return systemd
+        socket = self._folders.runtime / "hold.sock"
+        return HolderStore(socket) if socket.exists() else None
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._stopping:
+            return
+        error = task.exception()
+        log.error("task.died", exc_info=error, extra=fields(task=task.get_name()))
+        self._fail(SyndError(f"the daemon's {task.get_name()} task ended: {error!r}"))
+
+    async def _log_in(self) -> None:
+        """Asks who we are. A refused login is an error; a service that does not answer is not."""
+        try:
+            profile = await self._client.whoami(deadline=Deadline.after(LOGIN_S, "logging in"))
+        except (NotLoggedIn, Forbidden):
+            raise
+        except SyndError as error:
+            log.warning("login.postponed", extra=fields(why=error.message))
+            self._spawn(self._log_in_later(), "login")
+            return
+        self._answers.user = profile.name
+
+    async def _log_in_later(self) -> None:
+        with background():
+            while True:
+                try:
+                    profile = await self._client.whoami()
+                    self._answers.user = profile.name
+                    self._answers.login_problem = None
+                except (NotLoggedIn, Forbidden) as error:
+                    self._answers.login_problem = error
+                except SyndError:
+                    await asyncio.sleep(5.0)
+                    continue
+                # A task that ends counts as a dead one; this one has nothing more to do.
+                await asyncio.Event().wait()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._waits.expire()
+            self._streams.tick()
+
+    async def _poll(self) -> None:
+        with background():
+            await self._poller.run()
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            await asyncio.to_thread(self._cache.tend)
+
+    def _watch_mount(self) -> None:
+        """Ends the daemon when somebody else ended its mount."""
+        session = self._session
+        assert session is not None
+        why = session.wait_closed()
+        if self._stopping or session.stopping:
+            return
+        if why == "unmounted":
+            log.warning("mount.gone", extra=fields(why="unmounted from outside"))
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self._fail(RemoteUnavailable(f"the mount ended: {why}"))
+
+    # What the parts tell each other.
+
+    def _completed(self, file: FileVersion) -> None:
+        self._events.of_content(file.entity, "cached")
+        self._enter(file, only_shared=True)
+
+    def _corrupt(self, file: FileVersion, why: str) -> None:
+        self._fs.content_changed(file)
+        self._events.of_problem(why, file.entity)
+
+    def _adopt(self, file: FileVersion) -> bool:
+        """Looks on this machine before asking the network. On a transfer thread."""
+        if self._cache.recall(file.key):
+            return True
+        if not self._config.adopt_synapse_cache or file.handle is None or file.md5 is None:
+            return False
+        return self._official.adopt(file.handle, file.md5, self._cache.objects)
+
+    def _enter(self, file: FileVersion, *, only_shared: bool) -> None:
+        """Gives the official client what was downloaded, off every thread that anybody waits for."""
+        if not self._config.adopt_synapse_cache or file.handle is None or file.md5 is None:
+            return
+        handle, digest, name = file.handle, file.md5, file.name
+        path = self._cache.objects.path(file.key)
+
+        def enter() -> None:
+            try:
+                self._official.enter(handle, name, path, digest, only_shared=only_shared)
+            except SyndError as error:
+                log.info("export.failed", extra=fields(why=error.message))
+
+        with contextlib.suppress(RuntimeError):
+            self._exporter.submit(enter)
+
+    def healthy(self) -> bool:
+        return self._session is not None and not self._session.state().closed
+
+    async def stop(self, deadline: Deadline, *, keep_mount: bool) -> None:
+        """Unmounts, then closes everything in reverse order."""
+        self._stopping = True
+        session = self._session
+        try:
+            if session is not None and not keep_mount:
+                await asyncio.to_thread(
+                    lambda: session.stop(lazy=True, timeout_s=min(5.0, deadline.left_s()))
+                )
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if hasattr(self, "_tree"):
+            self._waits.fail_all(Busy("the daemon is stopping"))
+            self._streams.close()
+            await self._urls.close()
+            await self._tree.close()
+            await self._client.aclose()
+            self._downloader.close()
+        self._exporter.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._cache.stop)
+        self._store.close()

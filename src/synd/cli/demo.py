@@ -1,0 +1,6 @@
+"""`synd demo`: placeholder."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None: ...

@@ -1,0 +1,145 @@
+"""The program `synd`: puts the commands together, and turns every exception into text and exit code, once.
+
+Each command is one file beside this one; heavy imports wait inside its functions, so that the program
+starts at once. Exit codes follow sysexits.h (`docs/errors.md`); bad usage is 64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from synd.cli import (
+    cache,
+    completion,
+    config,
+    demo,
+    doctor,
+    down,
+    info,
+    jobs,
+    login,
+    ls,
+    output,
+    prefetch,
+    status,
+    up,
+    wait,
+    why,
+)
+from synd.cli import registry as local_registry
+from synd.errors import Cancelled, ConfigError, SyndError, UsageError
+
+EX_PIPE = 141
+"""Our reader went away (128 + SIGPIPE), as in `synd ls | head -1`."""
+
+app = typer.Typer(
+    name="synd",
+    help="Synapse as a folder.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes follow sysexits.h: 0 done, 64 usage, 66 not found, 69 not running or not "
+    "reachable, 75 try again later, 77 not allowed, 78 configuration.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        output.say(f"synd {importlib.metadata.version('synd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Synapse (synapse.org) as a folder."""
+
+
+for module in (up, down, status, wait, ls, info, why, prefetch, cache, jobs, login, config):
+    module.register(app)
+app.add_typer(local_registry.app, name="registry", rich_help_panel="Local registry")
+demo.register(app)
+doctor.register(app)
+completion.register(app)
+
+_CLICK_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""The base of the parser's errors. Typer does not export it, and moved it between its versions."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its code."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command; its exit code. Everything it has to say is printed."""
+    as_json = "--json" in argv[: argv.index("--") if "--" in argv else None]
+    try:
+        code = typer.main.get_command(app).main(argv, prog_name="synd", standalone_mode=False)
+        sys.stdout.flush()
+    except SyndError as error:
+        return output.fail(error, as_json=as_json)
+    except _CLICK_ERROR as error:
+        return output.fail(_usage(error), as_json=as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        return output.fail(Cancelled("interrupted"), as_json=as_json)
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end, and must not find the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_PIPE
+    except OSError as error:
+        return output.fail(_system(error), as_json=as_json)
+    except Exception as error:  # noqa: BLE001  # the process's edge
+        return _bug(error, as_json=as_json)
+    return int(code) if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> UsageError:
+    """The parser's complaint as ours. With no arguments at all it is the help text."""
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "synd"
+    message: str = error.format_message()
+    return UsageError(message, hint=f"`{where} --help` shows what is possible")
+
+
+def _system(error: OSError) -> SyndError:
+    """A file of ours that cannot be used. Commands that expect this say more."""
+    if error.filename is None:
+        return SyndError(f"{error.strerror or error}")
+    return ConfigError(f"{os.fsdecode(error.filename)}: {error.strerror}", path=str(error.filename))
+
+
+def _bug(error: Exception, *, as_json: bool) -> int:
+    """What nobody expected: short text, and the traceback in a file that can be sent on."""
+    import tempfile
+    import traceback
+
+    from synd.log import redact
+
+    text = redact("".join(traceback.format_exception(error)))
+    hint = text
+    with contextlib.suppress(OSError):
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="synd-", suffix=".traceback", delete=False
+        ) as file:
+            file.write(text)
+        hint = f"this is a fault of synd; please report it with {file.name}"
+    return output.fail(
+        SyndError(f"{type(error).__name__}: {redact(str(error))}", hint=hint), as_json=as_json
+    )
+
+
+if __name__ == "__main__":
+    main()
