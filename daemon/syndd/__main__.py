@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _serve(config, folders)
     except SyndError as error:
         hint = f" ({error.hint})" if error.hint else ""
-        logging.getLogger("syndd").error("syndd.failed error=%s%s", error, hint)
+        # Without the traceback: the message and the hint are made for whoever reads this.
+        logging.getLogger("syndd").error("syndd.failed error=%s%s", error, hint)  # noqa: TRY400
         return error.exit_code
 
 

@@ -570,7 +570,7 @@ class Answers:
 
     def metrics(self) -> Mapping[str, float]:
         status = self._client.status
-        downloads = self._client.downloader.counts
+        downloads = self._client.downloader.counts()
         found: dict[str, float] = {
             "online": float(status.online),
             "requests_total": status.requests_total,

@@ -267,6 +267,7 @@ class App:
             await asyncio.sleep(TICK_S)
             self._waits.expire()
             self._streams.tick()
+            self._sizes.tick()
 
     async def _poll(self) -> None:
         with background():

@@ -60,7 +60,9 @@ class Notifier:
                 line.connect(self._address)
                 line.send(message.encode())
         except OSError as error:
-            log.warning("notify.failed message=%s error=%s", message.split("=")[0], error)
+            log.warning(
+                "notify.failed message=%s error=%s", message.split("=", maxsplit=1)[0], error
+            )
 
 
 def _line(text: str) -> str:

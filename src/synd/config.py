@@ -7,7 +7,9 @@ and cache (always safe to delete when the daemon is down) are apart on purpose.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -244,7 +246,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except FileNotFoundError:
         return {}
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
@@ -261,15 +263,49 @@ def save(changes: Mapping[str, object | None], environ: Mapping[str, str] | None
             values.pop(name, None)
         else:
             values[name] = _typed(name, value, name)
-    text = "".join(f"{name} = {_toml(value)}\n" for name, value in sorted(values.items()))
+    text = _edited(_text(path), {n: values.get(n) for n in changes}, values)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".new")
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
         aside.replace(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     return path
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _edited(text: str, changes: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """`text` with some settings changed and all else, comments too, as it was.
+
+    Where that cannot be done line by line (a value over several lines), the whole is written anew.
+    """
+    lines = text.splitlines()
+    for name, value in changes.items():
+        at = [i for i, line in enumerate(lines) if re.match(rf"{name}\s*=", line)]
+        for i in reversed(at):
+            del lines[i]
+        if value is not None:
+            lines.insert(at[0] if at else len(lines), f"{name} = {_toml(value)}")
+    made = "".join(f"{line}\n" for line in lines)
+    try:
+        if tomllib.loads(made) == {n: _plain(v) for n, v in wanted.items()}:
+            return made
+    except tomllib.TOMLDecodeError:
+        pass
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in sorted(wanted.items()))
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _toml(value: object) -> str:
@@ -279,5 +315,5 @@ def _toml(value: object) -> str:
         return repr(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{text}"'
+    # JSON's text is TOML's, but for DEL, which TOML wants escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -61,7 +61,13 @@ class FakeServices:
                 "throttled_until_at": None,
                 "requests_per_minute": 600,
             },
-            "freshness": {"setting_s": 30.0, "oldest_s": None, "folder": ""},
+            "freshness": {
+                "setting_s": 30.0,
+                "bound_s": 30.0,
+                "oldest_s": None,
+                "folder": "",
+                "watched": 0,
+            },
             "transfers": [],
             "waits": [],
             "cache": await self.cache_usage(),
@@ -282,7 +288,6 @@ class FakeApp:
     def _mount(self) -> MountSession:
         from syndd.mount.fdstore import HolderStore
         from syndd.mount.session import MountOptions, MountSession, take
-
         from tests.fuse.trees import MemoryTree
 
         config = self.services.config

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 REPO = Path(__file__).resolve().parents[2]
-TREES = REPO / "tests" / "fuse"
+TREES = "tests.fuse.trees"
 CONNECTIONS = Path("/sys/fs/fuse/connections")
+HEAD = "import errno, os, sys, time; argv = sys.argv[1:]\n"
 T = TypeVar("T")
 
 
@@ -44,9 +45,12 @@ def abort(connection: int) -> None:
 
 def connection_at(mountpoint: Path) -> int | None:
     """From mountinfo: asking the mount itself could block."""
+    spelled = str(mountpoint)
+    for plain in "\\ \t\n":
+        spelled = spelled.replace(plain, f"\\{ord(plain):03o}")
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         words = line.split()
-        if words[4] == str(mountpoint):
+        if words[4] == spelled:
             return int(words[2].partition(":")[2])
     return None
 
@@ -131,7 +135,7 @@ def server_command(
 
 
 def environment() -> dict[str, str]:
-    path = os.pathsep.join(str(REPO / part) for part in ("src", "daemon", "tests/fuse"))
+    path = os.pathsep.join(str(part) for part in (REPO / "src", REPO / "daemon", REPO))
     return os.environ | {"PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
 
 
@@ -141,14 +145,15 @@ def start(
     arguments: dict[str, Any] | None = None,
     *,
     log: Path | None = None,
+    before: Sequence[str] = (),
     **options: Any,
 ) -> Server:
-    """Starts a server and waits until it says that it is ready."""
+    """Starts a server and waits until it says that it is ready; `before` is put before its command."""
     options.setdefault("runtime", str(mountpoint.parent))
     where = log or mountpoint.parent / "server.log"
     with where.open("a") as sink:
         process = subprocess.Popen(
-            server_command(mountpoint, tree, arguments, **options),
+            [*before, *server_command(mountpoint, tree, arguments, **options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=sink,
@@ -164,7 +169,7 @@ def start(
     finally:
         watchdog.cancel()
     if not line:
-        process.wait(10)
+        process.communicate(timeout=10)
         raise AssertionError(f"the server did not start:\n{where.read_text()}")
     server.ready = json.loads(line)
     return server
@@ -208,7 +213,8 @@ def mounted(
 ) -> Iterator[Server]:
     """A served mount that ends with the block, and is aborted when the block takes too long."""
     mount_fusectl()
-    mountpoint.mkdir(parents=True, exist_ok=True)
+    if connection_at(mountpoint) is None:
+        mountpoint.mkdir(parents=True, exist_ok=True)
     server = start(mountpoint, tree, arguments, **options)
     connection = connection_at(mountpoint)
     watchdog = threading.Timer(limit_s, lambda: abort(connection or 0))
@@ -251,12 +257,52 @@ def run(
 
 def python(code: str, *arguments: str | os.PathLike[str], timeout_s: float = 20.0, mountpoint: Path | None = None) -> Ran:
     """Runs a client in Python: `code` sees its arguments in `argv`."""
-    head = "import errno, os, sys, time; argv = sys.argv[1:]\n"
     return run(
-        [sys.executable, "-S", "-c", head + code, *arguments],
+        [sys.executable, "-S", "-c", HEAD + code, *arguments],
         timeout_s=timeout_s,
         mountpoint=mountpoint,
     )
+
+
+class Client:
+    """A program of Python that goes on while the test does other things."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def line(self, timeout_s: float = 20.0) -> str:
+        """The next line that it prints. The client dies when none comes in time."""
+        watchdog = threading.Timer(timeout_s, self.process.kill)
+        watchdog.start()
+        try:
+            assert self.process.stdout is not None
+            return self.process.stdout.readline().rstrip("\n")
+        finally:
+            watchdog.cancel()
+
+    def say(self, text: str) -> None:
+        """A line for its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+
+
+@contextlib.contextmanager
+def client(code: str, *arguments: str | os.PathLike[str]) -> Iterator[Client]:
+    """Runs `code` (see `python`) beside the test; killed when the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", HEAD + code, *map(os.fspath, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Client(process)
+    finally:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.2)
+        process.kill()
+        process.communicate(timeout=10)
 
 
 def serve(words: dict[str, Any]) -> None:
@@ -270,11 +316,11 @@ def serve(words: dict[str, Any]) -> None:
 
     set_up("DEBUG")
     module, _, name = words["tree"].rpartition(":")
-    tree = getattr(importlib.import_module(module or "trees"), name)(**words["arguments"])
+    tree = getattr(importlib.import_module(module or TREES), name)(**words["arguments"])
     options = dict(words["options"])
     hold = options.pop("hold", None)
     switch_s = options.pop("switch_s", None)
-    profile = options.pop("profile", None)
+    busy = options.pop("busy", 0)
     if switch_s:
         sys.setswitchinterval(switch_s)
     mountpoint = Path(words["mountpoint"])
@@ -286,8 +332,8 @@ def serve(words: dict[str, Any]) -> None:
         store=store,
     )
     tree.notices = session.notices
-    if profile:
-        _profile(profile)
+    for _ in range(busy):
+        threading.Thread(target=_burn, daemon=True).start()
 
     def say(value: Any) -> None:
         print(json.dumps(value), flush=True)
@@ -295,8 +341,9 @@ def serve(words: dict[str, Any]) -> None:
     def state() -> Any:
         return dataclasses.asdict(session.state())
 
-    say(state())
-    if hold and options.get("stdin") != "pipe" and not _piped():
+    say(state() | {"ready": os.getpid()})
+    if hold and not _piped():
+        # Under a holder nobody talks to us; the mount's end is ours.
         session.wait_closed()
         return
     for line in sys.stdin:
@@ -324,13 +371,11 @@ def _piped() -> bool:
     return stat.S_ISFIFO(os.fstat(0).st_mode)
 
 
-def _profile(path: str) -> None:
-    """Profiles the thread that reads /dev/fuse until the process ends."""
-    import cProfile
-
-    from syndd.mount.transport.kernel import KernelTransport
-
-    del KernelTransport, cProfile, path
+def _burn() -> None:
+    """A thread that always wants the interpreter lock."""
+    number = 0
+    while True:
+        number += 1
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ _INSTALL = {
 }
 
 
-class PeerMissing(Exception):
+class PeerMissingError(Exception):
     """The client could not be installed: the reason is pip's."""
 
 
@@ -38,7 +38,7 @@ def _folder(version: str) -> Path:
 
 def synapseclient(version: str = PINNED) -> Path:
     """The Python of an environment that holds that client. Installs it on the first call (some minutes of
-    network); raises PeerMissing when that fails."""
+    network); raises PeerMissingError when that fails."""
     folder = _folder(version)
     python = folder / "bin" / "python"
     done = folder / ".complete"
@@ -60,9 +60,11 @@ def synapseclient(version: str = PINNED) -> Path:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise PeerMissing(f"installing synapseclient {version} took over {INSTALL_S} s") from error
+            raise PeerMissingError(
+                f"installing synapseclient {version} took over {INSTALL_S} s"
+            ) from error
         if result.returncode:
-            raise PeerMissing(f"synapseclient {version}: {result.stderr.strip()[-2000:]}")
+            raise PeerMissingError(f"synapseclient {version}: {result.stderr.strip()[-2000:]}")
         done.touch()
     return python
 

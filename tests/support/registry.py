@@ -1,8 +1,8 @@
 """A registry in a process of its own, for tests: `start_registry`, and the fixture `registry`.
 
-    registry = start_registry(tmp_path / "data", "--latency-ms", "5")
-    … registry.url, registry.token …
-    registry.stop()          # or registry.kill(), as a crash would
+registry = start_registry(tmp_path / "data", "--latency-ms", "5")
+… registry.url, registry.token …
+registry.stop()          # or registry.kill(), as a crash would
 """
 
 from __future__ import annotations
@@ -129,7 +129,17 @@ def start_registry(data: Path, *args: str) -> Registry:
 def seed_registry(data: Path, folder: Path, project: str, *args: str) -> dict[str, Any]:
     """Imports a folder; what `synd registry seed --json` tells."""
     done = subprocess.run(
-        command("seed", "--data", str(data), "--from", str(folder), "--project", project, "--json", *args),
+        command(
+            "seed",
+            "--data",
+            str(data),
+            "--from",
+            str(folder),
+            "--project",
+            project,
+            "--json",
+            *args,
+        ),
         capture_output=True,
         text=True,
         timeout=300,

@@ -14,6 +14,7 @@ from synd import config as settings
 from synd.control import contract
 from synd.errors import UsageError
 from syndd.control.reply import answer, shape
+from syndd.control.reply import router as empty
 from syndd.control.services import DaemonServices
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ DRAIN_MAX_S = 86400.0
 
 def router(services: DaemonServices, lifecycle: Lifecycle) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["admin"])
+    routes = empty("admin")
 
     @routes.get(contract.STATUS, **shape(contract.Status | contract.PathStatus))
     async def status(path: Annotated[str | None, Query(min_length=1)] = None) -> JSONResponse:

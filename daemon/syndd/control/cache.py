@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from synd.control import contract
 from syndd.control.reply import accepted, answer, shape
+from syndd.control.reply import router as empty
 from syndd.control.services import DaemonServices
 
 Targets = Annotated[list[str], Body(embed=True)]
@@ -17,7 +18,7 @@ SomeTargets = Annotated[list[str], Body(embed=True, min_length=1)]
 
 def router(services: DaemonServices) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["cache"])
+    routes = empty("cache")
 
     @routes.get(contract.CACHE, **shape(contract.CacheUsage))
     async def usage() -> JSONResponse:

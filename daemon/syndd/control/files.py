@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from synd.control import contract
 from syndd.control.reply import accepted, answer, shape
+from syndd.control.reply import router as empty
 from syndd.control.services import DaemonServices
 
 WAIT_MAX_S = 86400.0
@@ -17,7 +18,7 @@ WAIT_MAX_S = 86400.0
 
 def router(services: DaemonServices) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["files"])
+    routes = empty("files")
 
     @routes.get(contract.WHY, **shape(contract.Why))
     async def why(path: Annotated[str, Query(min_length=1)]) -> JSONResponse:

@@ -7,12 +7,13 @@ from fastapi.responses import JSONResponse
 
 from synd.control import contract
 from syndd.control.reply import answer, shape
+from syndd.control.reply import router as empty
 from syndd.control.services import DaemonServices
 
 
 def router(services: DaemonServices) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["jobs"])
+    routes = empty("jobs")
 
     @routes.get(contract.JOBS, **shape(contract.Jobs))
     async def jobs(all: bool = False) -> JSONResponse:

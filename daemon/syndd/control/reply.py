@@ -6,11 +6,44 @@ Shapes are not enforced here: a status that lacks one field is worth more than a
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from synd.control import contract
+from synd.errors import SyndError
+from synd.log import fields
+
+log = logging.getLogger(__name__)
+
+
+class _Route(APIRoute):
+    """A route at whose edge a fault of ours becomes a problem body, logged once."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        inner = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await inner(request)
+            except (SyndError, RequestValidationError, HTTPException):
+                raise
+            except Exception as error:
+                log.exception("control.bug", extra=fields(route=request.url.path))
+                raise SyndError(f"the daemon failed at {request.url.path}: {error!r}") from error
+
+        return guarded
+
+
+def router(tag: str) -> APIRouter:
+    """An empty set of routes."""
+    return APIRouter(tags=[tag], route_class=_Route)
 
 
 def shape(model: Any, status: int = 200) -> dict[str, Any]:

@@ -124,6 +124,8 @@ class ControlServer:
         listener: socket.socket,
         fail: Callable[[SyndError], None],
     ) -> None:
+        # Its complaints belong into our log, with our format and redaction.
+        logging.getLogger("uvicorn").parent = logging.getLogger("syndd")
         self._fail = fail
         self._listener = listener
         self.app = application(services, lifecycle)
@@ -148,8 +150,8 @@ class ControlServer:
             self._server.serve(sockets=[self._listener]), name="control"
         )
         self._serving.add_done_callback(self._ended)
-        while not self._server.started and not self._serving.done():
-            # uvicorn tells of its start by a flag only.
+        # uvicorn tells of its start by a flag only.
+        while not self._server.started and not self._serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     async def stop(self, within_s: float) -> None:

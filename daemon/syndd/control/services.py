@@ -43,7 +43,8 @@ class DaemonServices(Protocol):
 
     async def unmount(self, *, lazy: bool) -> None:
         """Takes the mount away before a stop. Raises Busy (and changes nothing) when it is in use and
-        not `lazy`. Done already: nothing happens."""
+        not `lazy`. Done already: nothing happens.
+        """
         ...
 
     async def info(self, target: str) -> contract.Info: ...

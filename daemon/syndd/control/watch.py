@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from synd.control import contract
+from syndd.control.reply import router as empty
 from syndd.control.reply import shape
 from syndd.control.services import DaemonServices
 
@@ -22,7 +23,7 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
     """The routes. Streams end when `ending` is set."""
-    routes = APIRouter(tags=["watch"])
+    routes = empty("watch")
 
     @routes.get(contract.EVENTS, **shape(contract.Event))
     async def events() -> StreamingResponse:

@@ -630,15 +630,14 @@ class SynapseFs:
         folders: set[int] = set()
         for change in changes:
             parent = folder_node(change.parent)
-            if change.gone or change.moved_on:
+            if change.gone or change.moved_on or change.appeared:
                 notices.entry(parent, change.file_name)
-            else:
-                row = self._entities.find(change.id)
-                if row is not None:
-                    version = 0 if row.kind in _CONTAINER_KINDS else row.version
-                    notices.node(entity_node(change.id, version), data=False)
-                notices.entry(parent, change.file_name)
-            folders.add(change.parent)
+                folders.add(change.parent)
+                continue
+            row = self._entities.find(change.id)
+            if row is not None:
+                version = 0 if row.kind in _CONTAINER_KINDS else row.version
+                notices.node(entity_node(change.id, version), data=False)
         for folder in folders:
             self._siblings.forget(EntityId(folder))
             notices.node(folder_node(folder), data=True)

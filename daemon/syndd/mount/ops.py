@@ -122,8 +122,8 @@ class Notices(Protocol):
     def entry(self, parent: int, name: bytes, *, gone: int | None = None) -> None:
         """A name in a folder leads elsewhere, or nowhere.
 
-        `gone`: the node that the name led to, when it was deleted: programs that watch the folder
-        are told so.
+        `gone`: the node that the name led to, when it was deleted: programs that have it open see
+        that it has no name left.
         """
         ...
 

@@ -117,7 +117,7 @@ def copy(source: int, target: int) -> None:
 
 def sync_filesystem(folder: str) -> None:
     """Returns once all that was written to the file system of `folder` would survive power loss."""
-    import ctypes  # noqa: PLC0415 - only needed here, once every few minutes
+    import ctypes
 
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -39,6 +39,7 @@ from synd.clock import NS, SYSTEM, Clock
 from synd.digest import md5_of_file
 from synd.errors import AlreadyRunning, StoreError, SyndError, UsageError
 from synd.ids import ContentKey, check_content_key
+from synd.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ SLACK_NS = 2 * NS
 """File systems stamp files with a clock that may lag by so much."""
 
 SYNC_EVERY_S = 300.0
-RETRY_EVICTION_S = 5.0
-"""Over the limit with nothing to evict: look again after so long, as it costs a stat per object."""
+RETRY_EVICTION_S = 2.0
+"""When there was nothing to evict: look again after so long, as a look costs a stat per object."""
 
 CHECK_EVERY_BYTES = 16 << 20
 
@@ -131,6 +132,7 @@ class Cache:
         self._evictions = 0
         self._next_eviction_s = 0.0
         self._grown = 0
+        self._sync_lock = threading.Lock()
         self._unsynced = True
         self._synced_s = clock.monotonic()
         self._use_lock = threading.Lock()
@@ -168,10 +170,7 @@ class Cache:
         if self._background is not None:
             self._background.join()
         self._save_use_times()
-        try:
-            self.sync()
-        except OSError as error:
-            log.warning("cache.sync error=%s", error)
+        self._try_sync()
         self._unlock()
 
     def _unlock(self) -> None:
@@ -184,12 +183,14 @@ class Cache:
         lower_priority(NICE)
         try:
             self.objects.count()
+            if self._boot_changed():
+                self._try_sync()
             for key in self._suspects():
                 if self._stopping.is_set():
                     return
                 self.recall(key)
         except Exception:
-            log.exception("cache.settle")
+            log.exception("cache.unsettled")
 
     # Power loss
 
@@ -219,23 +220,43 @@ class Cache:
         for partial in self.partials.idle():
             if partial.used_ns >= since_ns:
                 self.partials.discard(partial.key)
+                doubtful += 1
         if doubtful:
-            log.info("cache.distrusts objects=%d", doubtful)
-        self.sync()
+            # The note waits for a sync in the background: until then the next start asks again.
+            log.info("cache.distrusts", extra=fields(files=doubtful))
+        else:
+            self._note_sync(self._clock.now_ns())
+            self._unsynced = False
+
+    def _try_sync(self) -> None:
+        if not self._unsynced:
+            return
+        try:
+            self.sync()
+        except OSError as error:
+            log.warning("cache.unsynced", extra=fields(error=error))
 
     def sync(self) -> None:
         """Writes out all that is cached, and notes it. Cost: waits for the disk."""
-        before_ns = self._clock.now_ns()
-        self._unsynced = False
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync_filesystem(str(self.root))
+        with self._sync_lock:
+            before_ns = self._clock.now_ns()
+            self._unsynced = False
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                sync_filesystem(str(self.root))
+                self._note_sync(before_ns)
+            except OSError:
+                self._unsynced = True
+                raise
+            self._synced_s = self._clock.monotonic()
+
+    def _note_sync(self, at_ns: int) -> None:
         aside = self._marker.with_suffix(".new")
         with open(aside, "w", encoding="utf-8") as file:
-            json.dump({"boot": boot_id(), "synced_ns": before_ns}, file)
+            json.dump({"boot": boot_id(), "synced_ns": at_ns}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, self._marker)
-        self._synced_s = self._clock.monotonic()
 
     def _suspects(self) -> Iterator[ContentKey]:
         try:
@@ -261,7 +282,7 @@ class Cache:
         except FileNotFoundError:
             return self.objects.has(key)
         except OSError as error:
-            log.warning("cache.recall key=%s error=%s", key, error)
+            log.warning("cache.unrecalled", extra=fields(key=key, error=error))
             return False
         self._tell(What.CORRUPT, key, size)
         return False
@@ -293,6 +314,7 @@ class Cache:
                 self._held[key] = left
             else:
                 self._held.pop(key, None)
+                self._next_eviction_s = 0.0
             self._used[key] = self._clock.now_ns()
 
     def used(self, key: ContentKey) -> None:
@@ -337,12 +359,8 @@ class Cache:
         """For a worker to call about once a minute: use times, limits, and now and then a sync."""
         self._save_use_times()
         self.evict()
-        due = self._clock.monotonic() - self._synced_s >= SYNC_EVERY_S
-        if due and self._unsynced:
-            try:
-                self.sync()
-            except OSError as error:
-                log.warning("cache.sync error=%s", error)
+        if self._clock.monotonic() - self._synced_s >= SYNC_EVERY_S:
+            self._try_sync()
 
     def evict(self, needed: int = 0) -> int:
         """Evicts what the limits ask for, with room for `needed` bytes. Returns the bytes freed.
@@ -372,13 +390,15 @@ class Cache:
             try:
                 got = (self.partials if row.partial else self.objects).discard(row.key)
             except SyndError as error:
-                log.warning("cache.evict key=%s error=%s", row.key, error)
+                log.warning("cache.unevicted", extra=fields(key=row.key, error=error))
                 continue
             if got:
                 freed += got
                 self._tell(What.EVICTED, row.key, got)
         if freed:
             self._evictions += 1
+        else:
+            self._next_eviction_s = self._clock.monotonic() + RETRY_EVICTION_S
         if freed < room.excess(limits):
             self._tell(What.FULL, None, room.excess(limits) - freed)
         return freed
@@ -411,6 +431,8 @@ class Cache:
         with self._evict_lock:
             if self._evictions != seen:
                 return True  # Another thread made room while this one waited.
+            if self._clock.monotonic() < self._next_eviction_s:
+                return False
             # What the disk calls free is of no use here: a quota, or reserved blocks.
             return self._evict(needed, self.usage(), 0) > 0
 
@@ -425,8 +447,8 @@ class Cache:
         self._grown = 0
         usage = self.usage()
         over = self.limits.max_bytes and usage.used_bytes > self.limits.max_bytes
-        if (over or usage.free_bytes < usage.keep_free_bytes) and not self.evict():
-            self._next_eviction_s = self._clock.monotonic() + RETRY_EVICTION_S
+        if over or usage.free_bytes < usage.keep_free_bytes:
+            self.evict()
 
     def clear(self) -> int:
         """Removes all content but what is pinned or open. Returns the bytes freed."""
@@ -463,8 +485,8 @@ class Cache:
 
     def _tell(self, what: What, key: ContentKey | None, size: int) -> None:
         if what is not What.EVICTED:
-            log.warning("cache.%s key=%s bytes=%d", what, key, size)
+            log.warning(f"cache.{what}", extra=fields(key=key, bytes=size))
         try:
             self._on_event(CacheEvent(what, key, size))
         except Exception:
-            log.exception("cache.event %s", what)
+            log.exception("cache.event", extra=fields(what=what))

@@ -19,6 +19,7 @@ from synd.cache.objects import digest_of_key
 from synd.cache.partial import Partial
 from synd.errors import IntegrityError, SyndError
 from synd.ids import Md5
+from synd.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class Hasher:
             try:
                 self._step(task)
             except Exception:
-                log.exception("hasher.failed key=%s", task.partial.key)
+                log.exception("hasher.failed", extra=fields(key=task.partial.key))
                 self._end(task, ok=False)
             finally:
                 task.partial.close()
@@ -167,12 +168,12 @@ class Hasher:
         try:
             partial.seal(digest)
         except IntegrityError as error:
-            log.warning("content.mismatch %s", error)
+            log.warning("content.mismatch", extra=fields(error=error))
             ok = False
         except SyndError as error:
             # The bytes are right, and readers of this partial get them; only the next daemon
             # will have to hash them again.
-            log.warning("object.unsealed key=%s error=%s", partial.key, error)
+            log.warning("object.unsealed", extra=fields(key=partial.key, error=error))
         self._end(task, ok=ok)
 
     def _end(self, task: _Task, *, ok: bool) -> None:
@@ -181,7 +182,7 @@ class Hasher:
         try:
             task.on_verified(ok)
         except Exception:
-            log.exception("hasher.callback key=%s", task.partial.key)
+            log.exception("hasher.callback", extra=fields(key=task.partial.key))
 
 
 def lower_priority(nice: int) -> None:
@@ -189,4 +190,4 @@ def lower_priority(nice: int) -> None:
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
     except (OSError, AttributeError):
-        log.debug("hasher.priority nice=%d refused", nice)
+        log.debug("hasher.priority", extra=fields(refused=nice))

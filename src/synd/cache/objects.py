@@ -29,6 +29,7 @@ from synd.clock import NS
 from synd.digest import md5_of_bytes, md5_of_fd
 from synd.errors import IntegrityError, StoreError, UsageError
 from synd.ids import ContentKey, Md5, check_content_key
+from synd.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class ObjectStore:
             raise StoreError(f"cannot open object {key}: {error.strerror}") from error
         if size is not None and (found := os.fstat(fd).st_size) != size:
             os.close(fd)
-            log.warning("object.torn key=%s size=%d expected=%d", key, found, size)
+            log.warning("object.torn", extra=fields(key=key, size=found, expected=size))
             return None
         return fd
 

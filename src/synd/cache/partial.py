@@ -17,7 +17,6 @@ Leaves to others: what to fetch and when (the mirror), hashing (`hashing`), evic
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
 import threading
@@ -32,8 +31,6 @@ from synd.digest import md5_of_fd
 from synd.errors import Cancelled, IntegrityError, StoreError, UsageError
 from synd.ids import ContentKey, Md5, check_content_key
 from synd.ranges import ByteRange
-
-log = logging.getLogger(__name__)
 
 BLOCK = 16 << 10
 _SHIFT = BLOCK.bit_length() - 1
@@ -313,7 +310,7 @@ class Partial:
         """Writes whole blocks from `offset` (on a block) at once; see `Piece.write`."""
         return self.piece(offset).write(data)
 
-    def _receive(
+    def receive(
         self, start: int, offset: int, data: bytes | bytearray | memoryview, generation: int
     ) -> int:
         """What `Piece.write` does: the bytes of [start, offset) were written by the same piece."""
@@ -480,6 +477,6 @@ class Piece:
         Bytes of blocks that are here already are dropped.
         Raises Cancelled after `reset`, IntegrityError past the file's end, CacheFull, StoreError.
         """
-        self._committed = self._partial._receive(self._committed, self.at, data, self._generation)
+        self._committed = self._partial.receive(self._committed, self.at, data, self._generation)
         self.at += len(data)
         return self._committed

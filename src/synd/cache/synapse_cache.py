@@ -36,6 +36,7 @@ from synd.clock import Deadline
 from synd.digest import md5_of_file
 from synd.errors import Busy
 from synd.ids import FileHandleId, Md5, content_key
+from synd.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class SynapseCache:
         for path in self._candidates(handle, md5):
             linked = self._hard_links and path.parent == own
             if objects.adopt_file(key, path, How.HARDLINK if linked else How.REFLINK):
-                log.info("cache.adopted key=%s handle=%d", key, handle)
+                log.info("cache.adopted", extra=fields(key=key, handle=handle))
                 return True
         return False
 
@@ -185,7 +186,7 @@ class SynapseCache:
                 }
                 _write(folder, entries)
         except (OSError, Busy) as error:
-            log.info("cache.not-entered handle=%d error=%s", handle, error)
+            log.info("cache.not-entered", extra=fields(handle=handle, error=error))
             return None
         finally:
             with suppress(OSError):
@@ -220,7 +221,7 @@ def _acquire(lock: Path) -> bool:
         if age_s <= BREAK_AFTER_S:
             return False
         # As the client does: whoever finds the lock too old owns it from now on.
-        log.warning("cache.lock-broken path=%s age_s=%.0f", lock, age_s)
+        log.warning("cache.lock-broken", extra=fields(path=lock, age_s=round(age_s)))
     with suppress(FileNotFoundError):
         os.utime(lock)
         return True

@@ -88,9 +88,9 @@ def take_down(folders: Folders, *, timeout_s: float, lazy: bool) -> dict[str, An
             if there is not None and there.fstype == mounts.FSTYPE and mounts.users(path):
                 raise mounts.busy(path)
     ended += process.end_all(folders, path, lazy=lazy)
-    if path is not None and (still := mounts.mount_at(path)) is not None:
-        if still.fstype == mounts.FSTYPE:
-            raise SyndError(f"{path} is still mounted", hint=f"umount -l {path}", path=path)
+    still = mounts.mount_at(path) if path is not None else None
+    if path is not None and still is not None and still.fstype == mounts.FSTYPE:
+        raise SyndError(f"{path} is still mounted", hint=f"umount -l {path}", path=path)
     return {
         "stopped": ended,
         "mount": path,

@@ -45,11 +45,11 @@ def login(
         text = typer.prompt("token", hide_input=True, err=True)
     elif text in (None, "-"):
         text = sys.stdin.readline()
-    secret = Token((text or "").strip(), "the caller")
     if not (text or "").strip():
         raise UsageError(
             "no token was given", hint="`synd login` asks, `synd login --token -` reads it"
         )
+    secret = Token((text or "").strip(), "the caller")
     who = _ask_who(secret)
     place = save_token(secret, service, keyring=keyring)
     told = {"user": who["name"], "id": who["id"], "endpoint": service.name, "kept_in": place}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init
 
 from synd.cli import (
     cache,
@@ -74,7 +75,11 @@ demo.register(app)
 doctor.register(app)
 completion.register(app)
 
-_CLICK_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_CLICK_ERROR: type[Exception] = next(
+    c
+    for c in typer.BadParameter.__mro__
+    if c.__name__ == "ClickException" and issubclass(c, Exception)
+)
 """The base of the parser's errors. Typer does not export it, and moved it between its versions."""
 
 
@@ -87,6 +92,9 @@ def run(argv: list[str]) -> int:
     """Runs one command; its exit code. Everything it has to say is printed."""
     as_json = "--json" in argv[: argv.index("--") if "--" in argv else None]
     try:
+        if "_SYND_COMPLETE" in os.environ:
+            # What `add_completion` would do, without its two options on every help page.
+            completion_init()
         code = typer.main.get_command(app).main(argv, prog_name="synd", standalone_mode=False)
         sys.stdout.flush()
     except SyndError as error:

@@ -97,12 +97,20 @@ def resolve(path: str | os.PathLike[str]) -> str:
 
 
 def answers(path: str, timeout_s: float) -> bool:
-    """Whether stat of `path` comes back within `timeout_s` without an error.
+    """Whether the filesystem at `path` answers within `timeout_s`, without an error.
 
     Asked by a child process. One that hangs is left behind: nothing can end it before its answer.
+    By statvfs as well as stat, which the kernel answers from its memory even when the daemon is dead.
     """
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", "import os, sys; os.stat(sys.argv[1])", path],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            "import os, sys; os.stat(sys.argv[1]); os.statvfs(sys.argv[1])",
+            path,
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

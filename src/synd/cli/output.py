@@ -133,7 +133,7 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
 
     with Console(stderr=True).status(text) as status:
-        yield lambda changed: status.update(changed)
+        yield status.update
 
 
 Update = Callable[[int, int | None, str], None]

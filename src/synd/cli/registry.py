@@ -6,9 +6,12 @@ import json as jsonlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from synd.errors import SyndError
 
 app = typer.Typer(
     help="The local, Synapse-compatible registry: serve it, fill it.", no_args_is_help=True
@@ -64,20 +67,16 @@ def seed(
     as_json: AsJson = False,
 ) -> None:
     """Imports a folder as a project, linking the bytes; works while the registry is served."""
-    from synd.errors import SyndError
+    from synd.errors import SyndError, UsageError
     from synd.registry.seed import import_folder
-    from synd.registry.web import Refused
+    from synd.registry.web import RefusedError
 
     try:
         report = import_folder(data.absolute(), folder, project, replace=replace)
     except SyndError as error:
         _fail(error, as_json)
-        return
-    except Refused as error:
-        from synd.errors import UsageError
-
+    except RefusedError as error:
         _fail(UsageError(error.reason), as_json)
-        return
     told = report.describe()
     if as_json:
         print(jsonlib.dumps(told), flush=True)
@@ -92,11 +91,8 @@ def seed(
         print(f"skipped: {path}: {why}")
 
 
-def _fail(error: object, as_json: bool) -> None:
+def _fail(error: SyndError, as_json: bool) -> NoReturn:
     """Tells an error on standard error and ends with its exit code."""
-    from synd.errors import SyndError
-
-    assert isinstance(error, SyndError)
     if as_json:
         print(jsonlib.dumps(error.problem()), file=sys.stderr)
     else:

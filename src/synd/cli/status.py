@@ -40,10 +40,8 @@ def status(
 
 
 def _tell(s: Status) -> None:
-    lines = [
-        f"daemon     {s['state']}, pid {s['pid']}, version {s['version']}, "
-        f"up {output.span(s['uptime_s'])}"
-    ]
+    up = output.span(s["uptime_s"])
+    lines = [f"daemon     {s['state']}, pid {s['pid']}, version {s['version']}, up {up}"]
     for m in s["mounts"]:
         fast = "passthrough" if m["passthrough"] else f"no passthrough: {m['passthrough_reason']}"
         lines.append(f"mount      {m['path']} ({m['transport']}, {fast})")
@@ -76,13 +74,15 @@ def _tell(s: Status) -> None:
             f"{arrow} {t['path']}  {output.size(t['bytes'])} of {output.size(t['total_bytes'])}, "
             f"{output.size(t['rate_bytes_s'])}/s"
         )
-    for w in s["waits"]:
-        lines.append(
-            f"waiting    {w['what']}: {w['reason']}, for {output.age_of(w['since_at'])}, "
-            f"gives up at {w['deadline_at']}"
-        )
-    for p in s["problems"]:
-        lines.append(f"problem    {p['title']}" + (f" — {p['hint']}" if p.get("hint") else ""))
+    lines += [
+        f"waiting    {w['what']}: {w['reason']}, for {output.age_of(w['since_at'])}, "
+        f"gives up at {w['deadline_at']}"
+        for w in s["waits"]
+    ]
+    lines += [
+        f"problem    {p['title']}" + (f" — {p['hint']}" if p.get("hint") else "")
+        for p in s["problems"]
+    ]
     pending = s["pending"]
     if s["safe_to_stop"]:
         lines.append("safe to stop: everything is sent")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,9 @@ from synd.cli.output import Json
 
 if TYPE_CHECKING:
     from synd.config import Config, Folders
+
+Begun = tuple["subprocess.Popen[bytes] | None", Callable[[], None]]
+"""The holder if it was started here, and how to tell the user that all is ready."""
 
 
 def register(app: typer.Typer) -> None:
@@ -59,12 +63,16 @@ def up(
     )
     folders = settings.folders()
     path = mounts.resolve(config.mount)
-    result, child = bring_up(
-        config, folders, path, timeout_s=timeout, foreground=foreground, environ=None
-    )
-    output.emit(result, as_json=as_json, human=lambda: _tell(result))
+
+    def begin() -> Begun:
+        result, child = bring_up(config, folders, path, timeout_s=timeout, foreground=foreground)
+        return child, lambda: output.emit(result, as_json=as_json, human=lambda: _tell(result))
+
     if foreground:
-        stay(folders, path, child, as_json=as_json)
+        stay(folders, path, begin, as_json=as_json)
+    else:
+        _, tell = begin()
+        tell()
 
 
 def bring_up(
@@ -131,7 +139,7 @@ def bring_up(
             if how == "restarted":
                 # The kernel answers a stat from its memory; only the API tells that the daemon is back.
                 process.wait_alive(folders, max(1.0, timeout_s - took_s))
-        except SyndError:
+        except BaseException:  # Ctrl-C too
             if child is not None:
                 # What we started and what does not work is not left lying about.
                 with contextlib.suppress(SyndError):
@@ -170,28 +178,37 @@ def _tell(result: dict[str, Any]) -> None:
 
 
 def stay(
-    folders: Folders, path: str, child: subprocess.Popen[bytes] | None, *, as_json: bool
+    folders: Folders,
+    path: str,
+    begin: Callable[[], Begun],
+    *,
+    as_json: bool,
 ) -> None:
-    """Waits for Ctrl-C or the daemon's end, then takes the mount down."""
+    """Begins, tells, waits for Ctrl-C (or TERM) or the daemon's end, then takes the mount down.
+
+    A second Ctrl-C ends the taking down. Interrupted before it has begun, raises KeyboardInterrupt.
+    """
     from synd.cli import process
     from synd.cli.down import take_down
 
-    asked = threading.Event()
-
-    def ask(_number: int, _frame: object) -> None:
-        asked.set()
-
-    old = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    if not as_json:
-        output.remark("Ctrl-C unmounts and ends")
+    begun = False
+    child: subprocess.Popen[bytes] | None = None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
-        while not asked.wait(0.2):
-            gone = child.poll() is not None if child is not None else False
-            if gone or (child is None and process.daemon_pid(folders) is None):
-                break
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        child, tell = begin()
+        begun = True
+        tell()
+        if not as_json:
+            output.remark("Ctrl-C unmounts and ends")
+        while process.daemon_pid(folders) or (child is not None and child.poll() is None):
+            time.sleep(0.2)
+        output.remark("synd: the daemon has ended")
+    except KeyboardInterrupt:
+        if not begun:
+            # Between its success and our noting it, the mount may stand already.
+            take_down(folders, timeout_s=0, lazy=True)
+            raise
     result = take_down(folders, timeout_s=30.0, lazy=True)
     if child is not None:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import configparser
-import importlib
 import json
 import os
 import re
@@ -27,7 +26,7 @@ from urllib.parse import urlsplit
 from synd.config import PRODUCTION, PRODUCTION_PORTAL, Config
 from synd.errors import ConfigError, NotLoggedIn
 
-TOKEN_VARIABLE: Final = "SYNAPSE_AUTH_TOKEN"
+TOKEN_VARIABLE: Final = "SYNAPSE_AUTH_TOKEN"  # noqa: S105  # its name, not a token
 PROFILE_VARIABLE: Final = "SYNAPSE_PROFILE"
 SYSTEMD_NAME: Final = "synapse-token"
 """Name of the credential: ``LoadCredential=synapse-token:FILE`` in the unit."""
@@ -133,7 +132,8 @@ def from_base(base: str) -> Endpoints:
 
 def endpoints(config: Config, environ: Mapping[str, str] | None = None) -> Endpoints:
     """The endpoints in force: the setting `endpoint` (``SYND_ENDPOINT`` beats the file; see
-    synd.config), else ``[endpoints]`` of ~/.synapseConfig, else production. Raises ConfigError."""
+    synd.config), else ``[endpoints]`` of ~/.synapseConfig, else production. Raises ConfigError.
+    """
     if config.endpoint:
         return from_base(config.endpoint)
     env = os.environ if environ is None else environ
@@ -237,8 +237,8 @@ def forget_token(service: Endpoints, environ: Mapping[str, str] | None = None) -
 def _keyring() -> Any | None:  # an optional package without types
     """The keyring package with a backend that can keep something; None without."""
     try:
-        keyring = importlib.import_module("keyring")
-        fail = importlib.import_module("keyring.backends.fail")
+        import keyring
+        from keyring.backends import fail
     except ImportError:
         return None
     try:
@@ -372,7 +372,8 @@ def _with_token(lines: list[str], section: str, token: str | None) -> list[str]:
     done = token is None
     place = 0
     """Where the section's last line of content ends in `out`."""
-    for line in lines:
+    for given in lines:
+        line = given if given.endswith("\n") else f"{given}\n"
         match = _SECTION.match(line)
         if match is not None:
             if inside and not done:
@@ -380,12 +381,11 @@ def _with_token(lines: list[str], section: str, token: str | None) -> list[str]:
                 done = True
             inside = match["name"].strip() == section
         elif inside and _AUTHTOKEN.match(line):
-            if done:
-                continue
-            line = f"authtoken = {token}\n"
-            done = True
-        if not line.endswith("\n"):
-            line += "\n"
+            if not done:
+                out.append(f"authtoken = {token}\n")
+                place = len(out)
+                done = True
+            continue
         out.append(line)
         if inside and line.strip():
             place = len(out)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from synd.client import wire
 from synd.client.transport import Transport
 from synd.clock import Deadline
+from synd.ids import FileHandleId
 from synd.model import FileRef, Presigned
 
 BATCH: Final = 100
@@ -28,8 +29,7 @@ async def file_batch(
     only the handles are asked for. External handles have their own URL, which never expires.
     """
     found: list[Presigned] = []
-    # Answers are told apart by file handle id, so one that is asked for twice shares its answer.
-    for some in wire.parts(dict.fromkeys(refs), BATCH):
+    for some in _batches(refs):
         answer = await transport.json(
             "POST",
             "/fileHandle/batch",
@@ -40,6 +40,23 @@ async def file_batch(
         found += wire.file_batch(some, answer)
     by_ref = {one.ref: one for one in found}
     return [by_ref[ref] for ref in refs]
+
+
+def _batches(refs: Sequence[FileRef]) -> Iterator[list[FileRef]]:
+    """Each ref once. Answers carry nothing but the file handle's id and come in any order, so a handle
+    that several entities share is asked for in several requests.
+    """
+    left = list(dict.fromkeys(refs))
+    while left:
+        batch: dict[FileHandleId, FileRef] = {}
+        rest: list[FileRef] = []
+        for ref in left:
+            if len(batch) < BATCH and ref.handle not in batch:
+                batch[ref.handle] = ref
+            else:
+                rest.append(ref)
+        yield list(batch.values())
+        left = rest
 
 
 class FileCalls:

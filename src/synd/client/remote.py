@@ -164,7 +164,14 @@ class Remote(Protocol):
         self, project: EntityId, name: str, *, deadline: Deadline | None = None
     ) -> EntityId | None:
         """The entity view of that name directly in `project`; None when there is none that
-        `view_rows` could read."""
+        `view_rows` could read.
+        """
+        ...
+
+    async def covers(
+        self, view: EntityId, container: EntityId, *, deadline: Deadline | None = None
+    ) -> bool:
+        """Whether a view shows the files below `container`, with the columns that `view_rows` reads."""
         ...
 
     async def create_view(

@@ -70,7 +70,8 @@ class Throttle:
 
     @property
     def waiting(self) -> int:
-        return sum(not f.done() for queue in self._waiting.values() for f in queue)
+        # Asked from any thread, so without a walk over what may change meanwhile.
+        return sum(map(len, self._waiting.values()))
 
     def pause(self, seconds: float) -> None:
         """Grants nothing for so long: the service said that it has enough."""

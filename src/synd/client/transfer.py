@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from synd.client.sockets import notice_dead_peer
 from synd.clock import Deadline
 from synd.errors import (
     Cancelled,
@@ -180,12 +181,12 @@ class _Watch:
         self.last = time.monotonic()
 
     def check(self) -> None:
-        """Raises Cancelled, DeadlineExceeded, or _Silent when no byte came for too long."""
+        """Raises Cancelled, DeadlineExceeded, or _SilentError when no byte came for too long."""
         if self.cancelled is not None and self.cancelled():
             raise Cancelled("the download was cancelled")
         self.deadline.check()
         if time.monotonic() - self.last > self.stall_s:
-            raise _Silent(f"{self.who} sent nothing for {self.stall_s:g} s")
+            raise _SilentError(f"{self.who} sent nothing for {self.stall_s:g} s")
 
     def budget_s(self) -> float:
         """Seconds that one blocking call may take at most."""
@@ -204,7 +205,7 @@ class _Watch:
             self.check()
 
 
-class _Silent(Exception):
+class _SilentError(Exception):
     """Internal: told as `Interrupted` once the count of bytes is known."""
 
 
@@ -447,7 +448,7 @@ class Downloader:
                 if isinstance(error, TimeoutError):
                     raise Interrupted(f"{watch.who} does not answer") from error
                 raise Interrupted(f"{watch.who} gave no answer: {_why(error)}") from error
-            except _Silent as error:
+            except _SilentError as error:
                 connection.close()
                 raise Interrupted(str(error)) from error
             except BaseException:
@@ -475,6 +476,7 @@ class Downloader:
             new.close()
             watch.deadline.check()
             raise _unreachable(watch.who, error) from error
+        notice_dead_peer(new.http.sock)
         with self._lock:
             self._connections += 1
         watch.heard()
@@ -537,9 +539,9 @@ class Downloader:
                     sink(at + fresh, view[fresh:n])
                     given += n - fresh
                 at += n
-        except _Silent as error:
+        except _SilentError as error:
             raise Interrupted(str(error), received=given) from error
-        except _Broken as error:
+        except _BrokenError as error:
             text = f"the connection to {watch.who} broke: {_why(error.__cause__ or error)}"
             raise Interrupted(text, received=given) from error.__cause__
         finally:
@@ -561,7 +563,7 @@ class Downloader:
         return got, pieces.finish()
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """Internal: the socket failed (the cause), in contrast to an error of the sink's own I/O."""
 
 
@@ -595,7 +597,9 @@ class _Pieces:
             self._left = 0
             return
         # The connection lets go of its socket when the answer is its last; the answer still has it.
-        self._sock: socket.socket = connection.http.sock or reader.raw._sock
+        self._sock: socket.socket = (
+            connection.http.sock or reader.raw._sock  # noqa: SLF001  # no public way to it
+        )
         if not response.chunked:
             # peek() reads the socket when the buffer is empty, so the socket must not block just now.
             self._sock.settimeout(0)
@@ -606,7 +610,7 @@ class _Pieces:
     def next(self, room: int) -> int:
         """Puts up to `room` bytes at the buffer's start; their number, 0 at the body's end.
 
-        Raises _Silent and _Broken, besides what `_Watch.check` raises.
+        Raises _SilentError and _BrokenError, besides what `_Watch.check` raises.
         """
         if self._left is not None:
             room = min(room, self._left)
@@ -636,7 +640,7 @@ class _Pieces:
             except TimeoutError:
                 watch.check()
             except OSError as error:
-                raise _Broken from error
+                raise _BrokenError from error
 
     def _next_chunked(self, room: int) -> int:
         self._sock.settimeout(self._watch.budget_s())
@@ -645,18 +649,15 @@ class _Pieces:
             data = self._response.read1(room)
         except TimeoutError as error:
             self._watch.deadline.check()
-            raise _Silent(f"{self._watch.who} fell silent") from error
+            raise _SilentError(f"{self._watch.who} fell silent") from error
         except (http.client.HTTPException, OSError, ValueError) as error:
-            raise _Broken from error
+            raise _BrokenError from error
         self._view[: len(data)] = data
         return len(data)
 
     def finish(self) -> bool:
         """Lets go of the answer; whether its connection can carry another request."""
-        if self._response.chunked:
-            whole = self._response.isclosed()
-        else:
-            whole = self._left == 0
+        whole = self._response.isclosed() if self._response.chunked else self._left == 0
         if not whole or self._response.will_close:
             return False
         # http.client refuses the next request until this answer counts as read.

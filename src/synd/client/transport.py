@@ -20,10 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from synd.client.credentials import Endpoints, Token
+from synd.client.http1 import EndedError, Http1Transport
 from synd.client.remote import PRIORITY, Priority
 from synd.client.throttle import Limits, Throttle
 from synd.clock import SYSTEM, Clock, Deadline
@@ -109,12 +111,22 @@ class Counts:
     by_endpoint: Counter[str] = field(default_factory=Counter)
 
 
-class _Unreached(Exception):
+class _UnreachedError(Exception):
     """Internal: no connection came about, so the service has not seen the request."""
 
+    def __init__(self, why: str, *, tried: bool = True) -> None:
+        super().__init__(why)
+        self.tried = tried
+        """False when another call's failure was taken for this one's."""
 
-class _Lost(Exception):
+
+class _LostError(Exception):
     """Internal: the connection broke or timed out after the request may have been seen."""
+
+    def __init__(self, why: str, *, stale: bool = False) -> None:
+        super().__init__(why)
+        self.stale = stale
+        """A kept connection ended just as it was used again: nobody's trouble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +165,7 @@ class Transport:
         """Whether the service is still to be asked for its limits."""
         self._throttle = Throttle(limits or chosen, clock)
         self._user_agent = user_agent
-        self._http: httpx.AsyncClient | None = None
+        self._http: httpx.AsyncBaseTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         """Exchanges under way, and asking for limits: held so that they live, cancelled at the end."""
@@ -164,6 +176,8 @@ class Transport:
         self._offline_since_ns = 0
         self._unreached = 0
         """Tries in a row that found nobody."""
+        self._missed_at = 0.0
+        """Monotonic time of the last try that found nobody."""
         self._probe_at = 0.0
         """Monotonic time of the next background try while offline."""
 
@@ -262,7 +276,7 @@ class Transport:
                 answer = await self._turn(
                     method, url, content, label, deadline, priority, connect_s
                 )
-            except _Unreached as error:
+            except _UnreachedError as error:
                 unreached += 1
                 failure: SyndError = Offline(
                     f"cannot reach {self.endpoints.name}: {error}",
@@ -270,9 +284,12 @@ class Transport:
                     entity=entity,
                 )
                 cause: BaseException | None = error.__cause__
-                out = self._note_unreached()
+                out = not error.tried or self._note_unreached()
                 wait = None if out else _CONNECT_RETRY.wait_s(failure, unreached, deadline)
-            except _Lost as error:
+            except _LostError as error:
+                if error.stale and replay:
+                    # Each kept connection can do so once.
+                    continue
                 attempt += 1
                 failure = RemoteUnavailable(
                     f"{self.endpoints.name} gave no answer: {error}", entity=entity
@@ -296,9 +313,12 @@ class Transport:
                             "remote.throttled", extra=fields(call=label, wait_s=round(wait, 2))
                         )
                         continue
-                else:
+                elif isinstance(failure, RemoteUnavailable):
                     attempt += 1
                     wait = self._policy.wait_s(failure, attempt, deadline, asked_s=asked_s)
+                else:
+                    # A moved etag or a locked entity is for the caller to judge.
+                    wait = None
             if wait is None:
                 raise failure from cause
             log.debug(
@@ -372,7 +392,7 @@ class Transport:
         priority: Priority,
         connect_s: float,
     ) -> _Answer:
-        """One try, when its turn comes. Raises _Unreached, _Lost, and for the deadline."""
+        """One try, when its turn comes. Raises _UnreachedError, _LostError, and for the deadline."""
         if self._closed:
             raise RemoteUnavailable("the client is closed")
         if self._loop is not asyncio.get_running_loop():
@@ -380,7 +400,12 @@ class Transport:
                 raise RuntimeError("a client belongs to the loop that first used it")
             self._loop = asyncio.get_running_loop()
         deadline.check()
+        asked_at = self._clock.monotonic()
         await self._throttle.enter(priority, deadline)
+        if self._offline_since_ns and self._missed_at > asked_at:
+            # Another call found out while this one waited: one after the other would take minutes.
+            self._throttle.leave(priority, counted=False)
+            raise _UnreachedError("nobody answers", tried=False)
         self._counts.requests += 1
         self._counts.by_endpoint[label] += 1
         left = deadline.left_s()
@@ -425,18 +450,25 @@ class Transport:
         sent = True
         try:
             async with asyncio.timeout(left_s + _AFTERLIFE_S):
-                http = self._http or self._open()
-                response = await http.request(
-                    method,
-                    url,
-                    content=content,
-                    headers=self._headers(url, content),
-                    timeout=httpx.Timeout(left_s + _AFTERLIFE_S, connect=connect_s),
+                http = self._http or self._open(url)
+                whole_s = left_s + _AFTERLIFE_S
+                response = await http.handle_async_request(
+                    httpx.Request(
+                        method,
+                        url,
+                        content=content,
+                        headers=self._headers(url, content),
+                        extensions={"timeout": {"connect": connect_s, "read": whole_s}},
+                    )
                 )
+                await response.aread()
+                await response.aclose()
                 return _Answer(response.status_code, response.headers, response.content)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             sent = False
             self._counts.failed += 1
+            # Before the slot goes to the next, who then need not find out for himself.
+            self._missed_at = self._clock.monotonic()
             root = _root(error)
             if isinstance(root, ssl.SSLCertVerificationError):
                 raise ProtocolError(
@@ -444,11 +476,11 @@ class Transport:
                     hint="a proxy of your network may sit between; "
                     "SSL_CERT_FILE names further authorities",
                 ) from error
-            raise _Unreached(_why(error, root)) from error
+            raise _UnreachedError(_why(error, root)) from error
         except httpx.ProxyError as error:
             sent = False
             self._counts.failed += 1
-            raise _Unreached(f"the proxy refuses: {redact(str(error))}") from error
+            raise _UnreachedError(f"the proxy refuses: {redact(str(error))}") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
             sent = False
             raise UsageError(
@@ -458,23 +490,30 @@ class Transport:
             raise ProtocolError("an answer of the service cannot be unpacked") from error
         except (httpx.TransportError, TimeoutError) as error:
             self._counts.failed += 1
-            raise _Lost(_why(error, _root(error))) from error
+            raise _LostError(
+                _why(error, _root(error)), stale=isinstance(error, EndedError)
+            ) from error
         finally:
             self._throttle.leave(priority, counted=sent)
 
-    def _open(self) -> httpx.AsyncClient:
-        concurrent = max(LOCAL_LIMITS.concurrent, self._throttle.limits.concurrent)
-        self._http = httpx.AsyncClient(
-            follow_redirects=False,
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=concurrent, keepalive_expiry=30.0
-            ),
-            headers={"User-Agent": self._user_agent, "Accept": "application/json; charset=UTF-8"},
-        )
+    def _open(self, url: str) -> httpx.AsyncBaseTransport:
+        """What carries requests: our own transport, or httpx's through the environment's proxy."""
+        parts = urlsplit(url)
+        proxies = getproxies()
+        proxy = proxies.get(parts.scheme) or proxies.get("all")
+        if proxy and not proxy_bypass(parts.netloc.rpartition("@")[2]):
+            proxy = proxy if "://" in proxy else f"http://{proxy}"
+            self._http = httpx.AsyncHTTPTransport(proxy=proxy)
+        else:
+            self._http = Http1Transport()
         return self._http
 
     def _headers(self, url: str, content: bytes | None) -> dict[str, str]:
-        headers: dict[str, str] = {}
+        headers = {
+            "User-Agent": self._user_agent,
+            "Accept": "application/json; charset=UTF-8",
+            "Accept-Encoding": "gzip",
+        }
         if content is not None:
             headers["Content-Type"] = "application/json; charset=UTF-8"
         parts = urlsplit(url)
@@ -516,7 +555,10 @@ class Transport:
         """The error that stands for an answer other than 2xx."""
         status = answer.status
         reason, code = _reason(answer)
-        said = reason or f"HTTP status {status}"
+        if self._token is not None:
+            # A service may quote what it refuses.
+            reason = reason.replace(self._token.reveal(), "[token]")
+        said = reason[:2000] or f"HTTP status {status}"
         if status == 401:
             return NotLoggedIn(
                 f"{self.endpoints.name} does not accept the login: {said}"
@@ -587,8 +629,8 @@ def _reason(answer: _Answer) -> tuple[str, str]:
         return "", ""
     reason = body.get("reason")
     code = body.get("errorCode")
-    text = redact(reason.strip()) if isinstance(reason, str) else ""
-    return text[:2000], code if isinstance(code, str) else ""
+    text = reason.strip() if isinstance(reason, str) else ""
+    return redact(text), code if isinstance(code, str) else ""
 
 
 def _retry_after_s(headers: httpx.Headers) -> float | None:

@@ -587,3 +587,15 @@ def _view_row(cells: Sequence[str]) -> ViewRow:
         file_name,
         _STORES.get(store.rpartition(".")[2]) if store else None,
     )
+
+
+_FILES = 0x01
+"""The bit of files in a view's type mask (synapse-rest.md 6.5)."""
+
+
+def view_covers(answer: Any, container: EntityId) -> bool:
+    """Whether an entity's JSON is a view over the files of `container`."""
+    if not isinstance(answer, dict) or not str(answer.get("concreteType")).endswith(".EntityView"):
+        return False
+    scope = {str(s).lower().removeprefix("syn") for s in answer.get("scopeIds") or ()}
+    return str(container) in scope and bool(int(answer.get("viewTypeMask") or _FILES) & _FILES)

@@ -79,7 +79,8 @@ class Control:
 
     def events(self, *, idle_s: float = 60.0) -> Iterator[contract.Event]:
         """Changes as they come, until the daemon ends. The daemon sends a sign of life every 15 s;
-        after `idle_s` without one, raises DeadlineExceeded."""
+        after `idle_s` without one, raises DeadlineExceeded.
+        """
         with self._open("GET", contract.EVENTS, None, idle_s) as reply:
             data: list[str] = []
             while True:
@@ -129,7 +130,9 @@ class Control:
             headers["Content-Type"] = "application/json"
         try:
             try:
-                line.request(method, target, payload, headers)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    # Refused before it was read: the answer, which lies there already, says why.
+                    line.request(method, target, payload, headers)
                 reply = line.getresponse()
             except TimeoutError as error:
                 raise DeadlineExceeded(

@@ -14,7 +14,9 @@ if sys.version_info >= (3, 12):
     from typing import NotRequired, TypedDict
 else:
     # The OpenAPI generator reads these shapes, and needs what 3.12's own TypedDict records.
-    from typing_extensions import NotRequired, TypedDict
+    from typing import NotRequired
+
+    from typing_extensions import TypedDict
 
 API = 1
 """Major version of the routes: the `1` of `/v1`."""

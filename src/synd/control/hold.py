@@ -1,7 +1,7 @@
-"""The CLI's line to the mount holder: the small process that keeps the mount while the daemon is away.
+r"""The CLI's line to the mount holder: the small process that keeps the mount while the daemon is away.
 
-Speaks the protocol of ``run/hold.sock``: one request per connection, `OP NAME CONNECTION LENGTH\\n` and
-LENGTH bytes; the answer is `ok|error LENGTH\\n` and LENGTH bytes. Descriptors are the daemon's business.
+Speaks the protocol of ``run/hold.sock``: one request per connection, `OP NAME CONNECTION LENGTH\n` and
+LENGTH bytes; the answer is `ok|error LENGTH\n` and LENGTH bytes. Descriptors are the daemon's business.
 """
 
 from __future__ import annotations

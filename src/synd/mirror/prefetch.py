@@ -10,8 +10,8 @@ INITIAL_AHEAD = 512 << 10
 GROWTH = 8
 """A sequential reader is believed to want 8 times what it has read so far."""
 
-SLACK = 4 << 20
-"""A read so little ahead of the expected place is the kernel's own read-ahead, not a jump."""
+SLACK = 1 << 20
+"""A sequential reader may skip or repeat so much: pages that the kernel still had, its read-ahead."""
 
 CHUNK_MIN = 256 << 10
 CHUNK_MAX = 8 << 20
@@ -32,16 +32,15 @@ class Pattern:
 
         A jump gets none: random readers fetch what they ask for and nothing else.
         """
-        sequential = self.expected <= offset <= self.expected + SLACK or (
-            self.run_bytes > 0 and max(0, self.expected - SLACK) <= offset < self.expected
-        )
-        if not sequential:
-            self.run_bytes = 0
-            self.expected = offset + size
-            return 0
-        self.run_bytes += max(0, offset + size - max(self.expected, 0))
-        self.expected = max(self.expected, offset + size)
-        return min(most, max(INITIAL_AHEAD, GROWTH * self.run_bytes))
+        end = offset + size
+        gap = offset - self.expected
+        if gap == 0 or (self.run_bytes and abs(gap) <= SLACK):
+            self.run_bytes += max(0, end - max(offset, self.expected))
+            self.expected = max(self.expected, end)
+            return min(most, max(INITIAL_AHEAD, GROWTH * self.run_bytes))
+        self.run_bytes = 0
+        self.expected = end
+        return 0
 
 
 def chunk_size(ahead: int) -> int:

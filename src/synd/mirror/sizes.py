@@ -2,7 +2,7 @@
 
 A folder's listing tells no sizes (synapse-rest.md 2.7). Names are answered at once; who stats a file
 whose size is not known waits a bounded moment for it, and whoever lists a whole folder waits that
-moment once, not once per file.
+moment once, not once per file. Meanwhile the folder's other sizes come in, those asked for first.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 
-from synd.client.remote import background
+from synd.client.remote import background, foreground
 from synd.clock import Deadline
 from synd.errors import Forbidden, NotFound, SyndError
 from synd.ids import EntityId, syn
 from synd.mirror.tree import Tree
-from synd.model import Kind
+from synd.mirror.waits import fail, settle
+from synd.model import Entity, Kind
 from synd.store.entities import Row
 
 log = logging.getLogger(__name__)
@@ -41,17 +44,46 @@ BUDGET_RENEWED_S = 10.0
 VIEW_NAME = "synd sizes"
 
 
+class _Folder:
+    """The sizes of one folder being asked for."""
+
+    def __init__(self) -> None:
+        self.first: deque[EntityId] = deque()
+        """Somebody waits for these."""
+        self.rest: deque[EntityId] = deque()
+        self.done: set[EntityId] = set()
+
+    def next(self) -> tuple[EntityId, bool] | None:
+        while self.first:
+            entity = self.first.popleft()
+            if entity not in self.done:
+                self.done.add(entity)
+                return entity, True
+        while self.rest:
+            entity = self.rest.popleft()
+            if entity not in self.done:
+                self.done.add(entity)
+                return entity, False
+        return None
+
+
 class Sizes:
-    """Fetches details of files. `want` may be called from any thread."""
+    """Fetches details of files. `want` and `prefetch` may be called from any thread."""
 
     def __init__(self, tree: Tree, *, views: str, wait_s: float) -> None:
         self._tree = tree
         self._views = views
         self._wait_s = wait_s
         self._spent: dict[int, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+        self._waiting: dict[EntityId, list[tuple[float, Future[Row | None]]]] = {}
+        # What follows belongs to the loop.
+        self._folders: dict[EntityId, _Folder] = {}
+        self._fetched: list[Entity] = []
+        self._recording: asyncio.Task[None] | None = None
         self._view_lock = asyncio.Lock()
-        self.pending: dict[int, int] = {}
-        """Folder → files whose size is being asked for; for status."""
+
+    # From threads.
 
     def want(self, row: Row) -> Future[Row | None] | None:
         """A Future of the row with its size, or of None when that takes longer than programs should wait.
@@ -68,86 +100,156 @@ class Sizes:
             self._spent.clear()
         left = self._wait_s - (now - began)
         if left <= 0:
-            self._start_soon(row)
+            self._tree.flights.soon(lambda: self._ask(row.parent, row.id))
             return None
-        return self._tree.flights.board(
-            ("size", row.id, object()),
-            lambda: self._within(row, left),
-            reason="asking for a size",
-            what=syn(row.id),
-            seconds=left + self._tree.wait_s,
+        future: Future[Row | None] = self._tree.waits.start(
+            "asking for a size", syn(row.id), left + self._tree.wait_s
         )
+        with self._lock:
+            self._waiting.setdefault(row.id, []).append((now + left, future))
+        self._tree.flights.soon(lambda: self._ask(row.parent, row.id))
+        return future
 
     def prefetch(self, folder: EntityId) -> None:
-        """Asks for the sizes of a whole folder in the background. Any thread."""
-        flights = self._tree.flights
-        flights.soon(lambda: self._in_background(folder))
+        """Asks for the sizes of a whole folder in the background."""
+        self._tree.flights.soon(lambda: self._ask(folder, None))
 
-    def _start_soon(self, row: Row) -> None:
-        self.prefetch(row.parent)
+    def tick(self) -> None:
+        """To be called a few times a second: ends the waits whose time is over with "not known"."""
+        if not self._waiting:
+            return
+        now = time.monotonic()
+        late: list[Future[Row | None]] = []
+        with self._lock:
+            for entity in list(self._waiting):
+                pairs = self._waiting[entity]
+                late.extend(f for until, f in pairs if until <= now)
+                left = [p for p in pairs if p[0] > now and not p[1].done()]
+                if left:
+                    self._waiting[entity] = left
+                else:
+                    del self._waiting[entity]
+        for future in late:
+            settle(future, None)
 
-    def _in_background(self, folder: EntityId) -> None:
-        with background():
-            self._task(folder)
+    def pending(self) -> int:
+        """Files whose size is still to be asked for, in folders that somebody looks at."""
+        return sum(len(f.first) + len(f.rest) for f in self._folders.values())
 
-    def _task(self, folder: EntityId) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = self._tree.flights.task(
-            ("sizes", folder), lambda: self._folder(folder)
-        )
-        return task
-
-    async def _within(self, row: Row, seconds: float) -> Row | None:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self.one(row)
-        except TimeoutError:
-            return None
+    # On the loop.
 
     async def one(self, row: Row) -> Row:
-        """The row of one file with its size, the folder's others following in the background."""
-        unknown = len(self._tree.entities.undetailed(row.parent))
-        if unknown >= VIEW_FROM and await self._by_view(row.parent):
-            found = self._tree.entities.find(row.id)
-            if found is not None and found.detailed:
-                return found
-        if unknown > 1:
+        """The row of one file, known entirely; the folder's others are asked for as well."""
+        future: asyncio.Future[Row | None] = asyncio.wrap_future(self._whole_wait(row))
+        self._ask(row.parent, row.id)
+        found = await future
+        return found if found is not None else await self._tree.detail(row.id)
+
+    def _whole_wait(self, row: Row) -> Future[Row | None]:
+        future: Future[Row | None] = self._tree.waits.start(
+            "asking for a size", syn(row.id), self._tree.wait_s
+        )
+        with self._lock:
+            self._waiting.setdefault(row.id, []).append((float("inf"), future))
+        return future
+
+    def _ask(self, folder: EntityId, entity: EntityId | None) -> None:
+        """Puts a file first in its folder's queue; starts the folder if it is not being asked for."""
+        if entity is not None:
+            row = self._tree.entities.find(entity)
+            if row is not None and row.current:
+                self._settle([row])
+                return
+        job = self._folders.get(folder)
+        if job is None:
+            job = self._folders[folder] = _Folder()
             with background():
-                self._task(row.parent)
-        detail = self._tree.flights.task(("detail", row.id), lambda: self._tree.detail(row.id))
-        found = await asyncio.shield(detail)
-        return found  # type: ignore[no-any-return]
+                self._tree.flights.task(("sizes", folder), lambda: self._folder(folder, job))
+        if entity is not None:
+            # Asked for a moment ago without success, it gets another chance.
+            job.done.discard(entity)
+            job.first.append(entity)
 
-    async def _folder(self, folder: EntityId) -> None:
-        unknown = self._tree.entities.undetailed(folder)
-        self.pending[folder] = len(unknown)
+    async def _folder(self, folder: EntityId, job: _Folder) -> None:
+        error: SyndError | None = None
         try:
+            unknown = self._tree.entities.undetailed(folder)
             if len(unknown) >= VIEW_FROM and await self._by_view(folder):
-                unknown = self._tree.entities.undetailed(folder)
-            await self._by_bundles(folder, unknown)
-        finally:
-            self.pending.pop(folder, None)
-
-    async def _by_bundles(self, folder: EntityId, unknown: Sequence[EntityId]) -> None:
-        ahead = iter(unknown)
-
-        async def work() -> None:
-            for entity in ahead:
-                row = self._tree.entities.find(entity)
-                if row is None or row.current:
-                    continue
-                task = self._tree.flights.task(
-                    ("detail", entity), lambda e=entity: self._tree.detail(e)
+                self._settle(
+                    r for r in map(self._tree.entities.find, unknown) if r is not None and r.current
                 )
-                with contextlib.suppress(NotFound, Forbidden):
-                    await asyncio.shield(task)
-                self.pending[folder] = self.pending.get(folder, 1) - 1
+                unknown = self._tree.entities.undetailed(folder)
+            if len(unknown) > 1:
+                job.rest.extend(unknown)
+            await self._by_bundles(job)
+        except SyndError as exception:
+            error = exception
+        finally:
+            self._folders.pop(folder, None)
+            left = [*job.first, *job.rest]
+            if error is None and job.first:
+                # Came in after the last worker had looked.
+                for entity in job.first:
+                    self._ask(folder, entity)
+            elif error is not None:
+                for entity in left:
+                    self._fail(entity, error)
 
-        workers = [asyncio.create_task(work()) for _ in range(min(BUNDLES_AT_ONCE, len(unknown)))]
+    async def _by_bundles(self, job: _Folder) -> None:
+        async def work() -> None:
+            while (following := job.next()) is not None:
+                entity, urgent = following
+                row = self._tree.entities.find(entity)
+                if row is not None and row.current:
+                    self._settle([row])
+                    continue
+                try:
+                    with foreground() if urgent else background():
+                        found = await self._tree.fetch_detail(entity)
+                except (NotFound, Forbidden) as error:
+                    self._fail(entity, error)
+                    continue
+                except SyndError as error:
+                    self._fail(entity, error)
+                    raise
+                self._record_soon(found)
+
+        workers = [asyncio.create_task(work()) for _ in range(BUNDLES_AT_ONCE)]
         try:
             await asyncio.gather(*workers)
         finally:
             for worker in workers:
                 worker.cancel()
+        if self._recording is not None:
+            await asyncio.shield(self._recording)
+
+    def _record_soon(self, found: Entity) -> None:
+        """Rows are written together: while one write is under way, the next batch gathers."""
+        self._fetched.append(found)
+        if self._recording is None or self._recording.done():
+            self._recording = asyncio.create_task(self._record())
+
+    async def _record(self) -> None:
+        while self._fetched:
+            batch, self._fetched = self._fetched, []
+            try:
+                self._settle(await self._tree.record_all(batch))
+            except SyndError as error:
+                for one in batch:
+                    self._fail(one.id, error)
+
+    def _settle(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            with self._lock:
+                pairs = self._waiting.pop(row.id, ())
+            for _, future in pairs:
+                settle(future, row)
+
+    def _fail(self, entity: EntityId, error: SyndError) -> None:
+        with self._lock:
+            pairs = self._waiting.pop(entity, ())
+        for _, future in pairs:
+            fail(future, error)
 
     # Views.
 
@@ -160,7 +262,8 @@ class Sizes:
             return False
         async with self._view_lock:
             try:
-                return await self._read_view(project)
+                with foreground():
+                    return await self._read_view(project)
             except SyndError as error:
                 # Sizes come by bundles then: slower, never wrong.
                 log.info(
@@ -186,16 +289,7 @@ class Sizes:
         try:
             async for batch in tree.remote.view_rows(view, deadline=deadline):
                 rows = [
-                    (
-                        r.id,
-                        r.version or 0,
-                        r.modified_on_ns,
-                        r.etag,
-                        r.handle,
-                        r.md5,
-                        r.size,
-                        r.file_name,
-                    )
+                    (r.id, r.version or 0, r.modified_on_ns, r.etag, r.handle, r.md5, r.size, r.file_name)
                     for r in batch
                 ]
                 await tree.in_writer(lambda rows=rows: tree.entities.apply_view_rows(rows))
@@ -215,8 +309,14 @@ class Sizes:
         return True
 
     async def _find_or_create(self, project: EntityId) -> EntityId | None:
+        """A view of the project that anybody made, else our own, else a new one if that is allowed."""
         remote = self._tree.remote
+        for row in self._tree.entities.children(project):
+            if row.kind == Kind.ENTITY_VIEW:
+                with contextlib.suppress(NotFound, Forbidden):
+                    if await remote.covers(row.id, project):
+                        return row.id
+        if self._views != "create":
+            return None
         found = await remote.find_view(project, VIEW_NAME)
-        if found is not None or self._views != "create":
-            return found
-        return await remote.create_view(project, VIEW_NAME, [project])
+        return found or await remote.create_view(project, VIEW_NAME, [project])

@@ -587,8 +587,7 @@ class LargeStream:
         streams = self._streams
         if not self._sought:
             self._sought = True
-            if streams.adopt is not None and streams.adopt(self.file):
-                self._take_object(partial)
+            if streams.adopt is not None and streams.adopt(self.file) and partial.take_object():
                 return
         partial.retain()
         try:
@@ -604,17 +603,6 @@ class LargeStream:
                 streams.fetch(self.file, gap.start, gap.end, sink, cancelled=self._unwanted)
         finally:
             partial.close()
-
-    def _take_object(self, partial: Partial) -> None:
-        """The bytes turned out to be on this machine: readers go on from the object."""
-        fd = self._streams.objects.open(self.file.key, self.size)
-        if fd is None:
-            raise Cancelled("the adopted object is gone")
-        with open(fd, "rb", buffering=0) as adopted:
-            piece = partial.piece(0)
-            while data := adopted.read(1 << 20):
-                piece.write(data)
-                self._wake(partial)
 
     def _unwanted(self) -> bool:
         return self._abandoned or self._partial is None
@@ -655,8 +643,16 @@ class LargeStream:
                 else:
                     ready.append(waiter)
             self._waiters = rest
-        for waiter in ready:
-            settle(waiter.future, FileSlice(partial.fd, waiter.start, waiter.end - waiter.start))
+        if not ready:
+            return
+        # The answer is written on this thread, from the descriptor: it must not close meanwhile.
+        partial.retain()
+        try:
+            for waiter in ready:
+                size = waiter.end - waiter.start
+                settle(waiter.future, FileSlice(partial.fd, waiter.start, size))
+        finally:
+            partial.close()
 
     def _verified(self, ok: bool) -> None:
         """The digest of all bytes is known. On the hashing thread."""

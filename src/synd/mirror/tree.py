@@ -282,6 +282,10 @@ class Tree:
 
     async def detail(self, entity: EntityId) -> Row:
         """Asks for an entity's bundle, records it, and returns its row. Raises NotFound, Forbidden."""
+        return await self.record(await self.fetch_detail(entity))
+
+    async def fetch_detail(self, entity: EntityId) -> Entity:
+        """An entity's bundle, not recorded yet; one that is gone leaves its folder."""
         try:
             found = await self.remote.entity(
                 entity, deadline=Deadline.after(self.wait_s, f"asking for {syn(entity)}")
@@ -295,24 +299,36 @@ class Tree:
             size = await self._probe.size_of(found)
             if size is not None and found.file.size is None:
                 found = replace(found, file=replace(found.file, size=size))
-        return await self.record(found)
+        return found
 
     async def record(self, found: Entity) -> Row:
         """Records a bundle that somebody fetched."""
+        return (await self.record_all([found]))[0]
 
-        def write() -> tuple[Row | None, Change, Row]:
-            before = self.entities.find(found.id)
-            change = self.entities.apply_entity(found)
-            return before, change, self.entities.get(found.id)
+    async def record_all(self, found: Sequence[Entity]) -> list[Row]:
+        """Records bundles in one transaction, and tells what the kernel may know otherwise."""
 
-        before, change, row = await self.in_writer(write)
-        if before is not None and (
-            before.file_name != row.file_name or before.parent != row.parent
-        ):
-            self.tell([Change(row.id, before.parent, before.file_name, gone=True, moved_on=False)])
-        if before is None or before[5:] != row[5:]:
-            self.tell([change])
-        return row
+        def write() -> tuple[list[Row | None], list[Change], list[Row]]:
+            before = [self.entities.find(e.id) for e in found]
+            changes = self.entities.apply_entities(found)
+            return before, changes, [self.entities.get(e.id) for e in found]
+
+        before, changes, rows = await self.in_writer(write)
+        news: list[Change] = []
+        for old, change, row in zip(before, changes, rows, strict=True):
+            if old is None or (not old.detailed and old.version == row.version):
+                # What had no size yet was never told to the kernel as true.
+                if old is None or old.file_name == row.file_name:
+                    continue
+            if old.file_name != row.file_name or old.parent != row.parent:
+                news.append(
+                    Change(row.id, old.parent, old.file_name, gone=True, moved_on=False)
+                )
+                news.append(change._replace(appeared=True))
+            elif old[5:] != row[5:]:
+                news.append(change)
+        self.tell(news)
+        return rows
 
     async def list_versions(self, entity: EntityId) -> Sequence[VersionInfo]:
         """All versions, newest first; asked for again when the entity was modified since."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from synd.ids import syn
 from synd.registry import kinds
 from synd.registry.db import Database, new_etag, now_ns
-from synd.registry.web import Refused, bad, forbidden, missing
+from synd.registry.web import RefusedError, bad, forbidden, missing
 
 BITS = {
     "READ": 1,
@@ -78,7 +78,7 @@ class Place:
 
 
 def place(db: Database, entity: int) -> Place:
-    """Raises Refused 404 for what does not exist or lies in the trash."""
+    """Raises RefusedError 404 for what does not exist or lies in the trash."""
     execute = db.connection.execute
     at: int | None = entity
     chain: list[int] = []
@@ -118,7 +118,7 @@ _NAMES = {READ: "READ", DOWNLOAD: "DOWNLOAD", UPDATE: "UPDATE", CREATE: "CREATE"
 
 
 def need(db: Database, entity: int, caller: Caller, access: int) -> Place:
-    """The entity's place. Raises Refused 404 if it is not there, 403 without the right `access`."""
+    """The entity's place. Raises RefusedError 404 if it is not there, 403 without the right `access`."""
     found = place(db, entity)
     if not rights(db, found.benefactor, caller) & access:
         raise forbidden(
@@ -131,7 +131,7 @@ def need(db: Database, entity: int, caller: Caller, access: int) -> Place:
 def may(db: Database, entity: int, caller: Caller, access: int) -> bool:
     try:
         need(db, entity, caller, access)
-    except Refused:
+    except RefusedError:
         return False
     return True
 
@@ -156,7 +156,7 @@ def drop_acl(tx: sqlite3.Connection, entity: int) -> None:
 
 
 def to_bits(names: object) -> int:
-    """The bits of a list of access type names. Raises Refused 400 for an unknown one."""
+    """The bits of a list of access type names. Raises RefusedError 400 for an unknown one."""
     if not isinstance(names, list):
         raise bad("accessType must be a list.")
     bits = 0

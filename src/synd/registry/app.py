@@ -18,13 +18,16 @@ from synd.registry.access import Caller
 from synd.registry.faults import Action, Fault
 from synd.registry.routes import all_routes
 from synd.registry.service import ANONYMOUS, Registry
-from synd.registry.web import Refused, Reply, Request, Router, to_json
+from synd.registry.web import RefusedError, Reply, Request, Router, to_json
 
 log = logging.getLogger("synd.registry.app")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+UNKNOWN = "unknown"
+"""What the request log says in place of a route that does not exist."""
 
 MAX_BODY = 64 << 20
 """Bytes of a JSON request."""
@@ -33,7 +36,7 @@ ABORT = "synd.abort"
 """ASGI extension by which the server lets the application cut the connection (`serve.py`)."""
 
 
-class _Drop(Exception):
+class _DropError(Exception):
     """A fault wants the connection cut."""
 
 
@@ -61,7 +64,7 @@ class App:
         path = scope["raw_path"].decode("latin-1")
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
-        template = path
+        template = UNKNOWN
         faults: list[Fault] = []
         throttled: int | None = None
         try:
@@ -83,7 +86,7 @@ class App:
                 found = self.router.find(method, path)
                 caller = self._caller(token, found is not None and found[0].scope == "open")
                 if found is None:
-                    raise Refused(404, f"There is no {method} {path} in this registry.")
+                    raise RefusedError(404, f"There is no {method} {path} in this registry.")
                 route, arguments = found
                 template = route.template
                 if registry.throttle is not None and route.scope not in ("open", "admin"):
@@ -107,16 +110,16 @@ class App:
                         reply = route.handler(request)
             for fault in faults:
                 if fault.action is Action.DROP_AFTER:
-                    raise _Drop
-        except Refused as error:
+                    raise _DropError
+        except RefusedError as error:
             reply = Reply(error.status, to_json(error.body()))
-        except _Drop:
+        except _DropError:
             registry.requests.add("rest", method, template, target, 0)
             await _abort(scope, receive)
             return
         except Exception as error:
             log.exception("request.failed")
-            refused = Refused(400, f"{method} {path} failed: {type(error).__name__}: {error}")
+            refused = RefusedError(400, f"{method} {path} failed: {type(error).__name__}: {error}")
             reply = Reply(400, to_json(refused.body()))
         finally:
             if throttled is not None and registry.throttle is not None:
@@ -125,12 +128,12 @@ class App:
         await _send(reply, faults, scope, receive, send, method)
 
     def _caller(self, header: str, open_route: bool) -> Caller:
-        """Raises Refused 401. Open routes do not care who asks."""
+        """Raises RefusedError 401. Open routes do not care who asks."""
         if open_route:
             return ANONYMOUS
         kind, _, token = header.partition(" ")
         if kind.lower() != "bearer" or not token.strip():
-            raise Refused(401, "The access token is missing, unknown or expired.")
+            raise RefusedError(401, "The access token is missing, unknown or expired.")
         return self.registry.tokens.caller(token.strip())
 
 
@@ -140,17 +143,19 @@ def _check_scope(caller: Caller, scope: str) -> None:
     if scope == "admin":
         if caller.is_admin and "modify" in caller.scopes:
             return
-        raise Refused(403, "Only the registry's owner may do this.")
-    raise Refused(403, f"The access token lacks the scope {scope!r}, which this request needs.")
+        raise RefusedError(403, "Only the registry's owner may do this.")
+    raise RefusedError(
+        403, f"The access token lacks the scope {scope!r}, which this request needs."
+    )
 
 
 async def _before(faults: list[Fault]) -> Reply | None:
-    """Carries out what comes before handling. Raises _Drop."""
+    """Carries out what comes before handling. Raises _DropError."""
     for fault in faults:
         if fault.action is Action.DELAY:
             await asyncio.sleep(fault.seconds)
         elif fault.action is Action.DROP_BEFORE:
-            raise _Drop
+            raise _DropError
         elif fault.action is Action.STATUS:
             return Reply(fault.status, to_json({"reason": fault.reason}))
         elif fault.action is Action.EXPIRE:
@@ -167,7 +172,7 @@ async def _before(faults: list[Fault]) -> Reply | None:
 
 
 async def _body(receive: Receive) -> bytes:
-    """The whole request body. Raises Refused 413."""
+    """The whole request body. Raises RefusedError 413."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
@@ -177,11 +182,11 @@ async def _body(receive: Receive) -> bytes:
     while message.get("more_body"):
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _Drop
+            raise _DropError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY:
-            raise Refused(413, f"The request body is larger than {MAX_BODY} bytes.")
+            raise RefusedError(413, f"The request body is larger than {MAX_BODY} bytes.")
     return b"".join(parts)
 
 

@@ -77,7 +77,8 @@ class BlobStore:
     def link(self, source: str, md5: str) -> str:
         """Makes the content of `source` the blob of that md5 without copying where the file system can:
         "reflink" (shared extents, safe against later edits), "hardlink" (the source must not be edited in
-        place afterwards), else "copy". "known" when the blob was there."""
+        place afterwards), else "copy". "known" when the blob was there.
+        """
         target = self.path(md5)
         if os.path.exists(target):
             return "known"
@@ -148,7 +149,7 @@ def _epoch(stamp: str) -> float:
     return datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC).timestamp()
 
 
-class BadUrl(Exception):
+class BadUrlError(Exception):
     """The URL is not ours (404), or its signature is wrong or expired (403)."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -193,17 +194,19 @@ class Presigner:
         return f"{self.base}{target}&X-Amz-Signature={self._sign('PUT', target)}"
 
     def check(self, method: str, target: str, now_s: float) -> BlobUrl | PartUrl:
-        """What the URL allows. `target` is path and query as they came. Raises BadUrl."""
+        """What the URL allows. `target` is path and query as they came. Raises BadUrlError."""
         signed, mark, signature = target.rpartition("&X-Amz-Signature=")
         path, _, query = signed.partition("?")
         verb = "GET" if method == "HEAD" else method
         if not mark or not hmac.compare_digest(self._sign(verb, signed), signature):
             if not target.startswith(("/blob/", "/part/")):
-                raise BadUrl(404, "NoSuchKey", "The specified key does not exist.")
-            raise BadUrl(403, "SignatureDoesNotMatch", "The signature does not match the request.")
+                raise BadUrlError(404, "NoSuchKey", "The specified key does not exist.")
+            raise BadUrlError(
+                403, "SignatureDoesNotMatch", "The signature does not match the request."
+            )
         values = dict(pair.partition("=")[::2] for pair in query.split("&"))
         if now_s >= _epoch(values["X-Amz-Date"]) + int(values["X-Amz-Expires"]):
-            raise BadUrl(403, "AccessDenied", "Request has expired")
+            raise BadUrlError(403, "AccessDenied", "Request has expired")
         if match := _BLOB_PATH.fullmatch(path):
             return BlobUrl(
                 match[1],
@@ -212,4 +215,4 @@ class Presigner:
             )
         if match := _PART_PATH.fullmatch(path):
             return PartUrl(int(match[1]), int(match[2]))
-        raise BadUrl(404, "NoSuchKey", "The specified key does not exist.")
+        raise BadUrlError(404, "NoSuchKey", "The specified key does not exist.")

@@ -19,7 +19,7 @@ import time
 
 from synd.errors import RangeNotSatisfiable, UsageError
 from synd.ranges import ByteRange, parse_range
-from synd.registry.blobs import BadUrl, BlobStore, BlobUrl, PartUrl, Presigner
+from synd.registry.blobs import BadUrlError, BlobStore, BlobUrl, PartUrl, Presigner
 from synd.registry.faults import Action, Fault, FaultBook, RequestLog
 
 log = logging.getLogger("synd.registry.blobserver")
@@ -39,7 +39,7 @@ _REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 403: "Forbidd
             503: "Service Unavailable"}  # fmt: skip
 
 
-class _Dropped(Exception):
+class _DroppedError(Exception):
     """The connection ends here, without an answer."""
 
 
@@ -51,6 +51,7 @@ class BlobServer:
         store: BlobStore,
         faults: FaultBook,
         requests: RequestLog,
+        presigner: Presigner,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -63,7 +64,7 @@ class BlobServer:
         self.requests = requests
         self.latency_s = latency_s
         self.bytes_per_s = bytes_per_s
-        self.presigner: Presigner | None = None
+        self.presigner = presigner
         self._listener = socket.create_server((host, port), backlog=512, reuse_port=False)
         self.host, self.port = self._listener.getsockname()[:2]
         self._guard = threading.Lock()
@@ -75,8 +76,8 @@ class BlobServer:
     def base(self) -> str:
         return f"http://{self.host}:{self.port}"
 
-    def start(self, presigner: Presigner) -> None:
-        self.presigner = presigner
+    def start(self) -> None:
+        """Begins to answer. The presigner's base must be `base` by now."""
         self._thread.start()
 
     def stop(self, grace_s: float = 1.0) -> None:
@@ -107,9 +108,7 @@ class BlobServer:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                if self._stopping:
-                    return
-                time.sleep(0.05)
+                time.sleep(0.05)  # out of descriptors, or stopping: the loop's head tells
                 continue
             with self._guard:
                 self._live.add(connection)
@@ -122,7 +121,7 @@ class BlobServer:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _set_kernel_timeouts(connection, IDLE_S)
             _Connection(self, connection).run()
-        except (OSError, _Dropped):
+        except (OSError, _DroppedError):
             pass  # the client is gone, or a fault wanted it so
         except Exception:
             log.exception("blob.failed")
@@ -188,7 +187,7 @@ class _Connection:
             target.partition("?")[0], status,
         )  # fmt: skip
         if status == 0:
-            raise _Dropped
+            raise _DroppedError
         return keep
 
     def _with_faults(
@@ -209,10 +208,9 @@ class _Connection:
                     return self._send_error(403, "AccessDenied", "Request has expired"), keep
                 case _:
                     late = fault
-        assert self.server.presigner is not None
         try:
             url = self.server.presigner.check(method, target, time.time())
-        except BadUrl as error:
+        except BadUrlError as error:
             self._drain(headers)
             return self._send_error(error.status, error.code, error.message), keep
         if isinstance(url, BlobUrl) and method in ("GET", "HEAD"):
@@ -275,7 +273,7 @@ class _Connection:
         while at < part.end:
             sent = os.sendfile(self.socket.fileno(), fd, at, min(step, part.end - at))
             if sent == 0:
-                raise _Dropped  # the file shrank: nothing else can be told now
+                raise _DroppedError  # the file shrank: nothing else can be told now
             at += sent
             if rate:
                 wait = began + (at - part.start) / rate - time.monotonic()
@@ -346,13 +344,13 @@ class _Connection:
                 else:
                     n = self.socket.recv_into(buffer, min(_RECV, length - got))
                     if n == 0:
-                        raise _Dropped
+                        raise _DroppedError
                     chunk = view[:n]
                 hasher.update(chunk)
                 file.write(chunk)
                 got += len(chunk)
                 if stop_at is not None and got >= stop_at:
-                    raise _Dropped
+                    raise _DroppedError
                 if rate:
                     wait = began + got / rate - time.monotonic()
                     if wait > 0:
@@ -371,7 +369,7 @@ class _Connection:
         while left > 0:
             data = self.socket.recv(min(_RECV, left))
             if not data:
-                raise _Dropped
+                raise _DroppedError
             left -= len(data)
 
     def _send_error(
@@ -392,7 +390,8 @@ class _Connection:
 
 def _set_kernel_timeouts(connection: socket.socket, seconds: int) -> None:
     """Lets the kernel end a wait for the client. A Python time-out would make the socket non-blocking:
-    one more system call for each read, and no waiting inside sendfile."""
+    one more system call for each read, and no waiting inside sendfile.
+    """
     spelled = struct.pack("ll", seconds, 0)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, spelled)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, spelled)

@@ -177,7 +177,8 @@ def token_hash(token: str) -> str:
 
 def add_token(db: Database, user: int, name: str, scopes: str) -> tuple[int, str]:
     """(id, token text) of a new token; the text is known only now. Raises sqlite3.IntegrityError
-    when the user has one of that name."""
+    when the user has one of that name.
+    """
     text = "synd_" + secrets.token_urlsafe(32)
     with db.write() as tx:
         cursor = tx.execute(

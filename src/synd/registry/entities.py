@@ -17,8 +17,8 @@ from synd.ids import syn
 from synd.paths import check_entity_name
 from synd.registry import access, kinds
 from synd.registry.access import Caller
-from synd.registry.db import Database, Row, new_etag, now_ns
-from synd.registry.web import Json, Refused, bad, forbidden, missing, stale, taken
+from synd.registry.db import Database, new_etag, now_ns
+from synd.registry.web import Json, RefusedError, bad, forbidden, missing, stale, taken
 
 MAX_VERSIONS = 15_000
 MAX_CHILDREN = 10_000
@@ -26,11 +26,10 @@ MAX_CHILDREN = 10_000
 may put more there: the registry also stands in for projects older than the limit."""
 _LIMITED = ("file", "folder", "link")
 
-_ENTITY = (
-    "id, parent_id, name, kind, etag, created_ns, created_by, modified_ns, modified_by,"
-    " current_version, max_version, size, alias, has_acl, unmet_terms"
+_BY_ID = (
+    "SELECT id, parent_id, name, kind, etag, created_ns, created_by, modified_ns, modified_by,"
+    " current_version, max_version, size, alias, has_acl, unmet_terms FROM entity WHERE id = ?"
 )
-_BY_ID = f"SELECT {_ENTITY} FROM entity WHERE id = ?"
 _VERSION = (
     "SELECT entity_id, number, label, comment, modified_ns, modified_by, handle_id, props,"
     " annotations, activity_id FROM entity_version WHERE entity_id = ? AND number = ?"
@@ -73,7 +72,7 @@ class VersionRow(NamedTuple):
 
 
 def parse_id(text: object) -> int:
-    """``syn123`` or ``123`` (an integer too). Raises Refused 400."""
+    """``syn123`` or ``123`` (an integer too). Raises RefusedError 400."""
     try:
         return parse_entity_id(str(text))
     except UsageError as error:
@@ -88,7 +87,7 @@ def parse_number(text: object, what: str) -> int:
 
 
 def get(db: Database, entity: int) -> EntityRow:
-    """Raises Refused 404. Says nothing about the trash: `access.place` does."""
+    """Raises RefusedError 404. Says nothing about the trash: `access.place` does."""
     row = db.one(_BY_ID, (entity,))
     if row is None:
         raise missing(f"Entity {syn(entity)} does not exist.")
@@ -154,7 +153,7 @@ def header(
 
 
 def header_of(db: Database, entity: int, number: int | None = None) -> dict[str, Json]:
-    """The header of an entity that is there. Raises Refused 404."""
+    """The header of an entity that is there. Raises RefusedError 404."""
     where = access.place(db, entity)
     row = get(db, entity)
     version = get_version(db, entity, number or row.current)
@@ -168,8 +167,8 @@ def header_of(db: Database, entity: int, number: int | None = None) -> dict[str,
     )
 
 
-def check_name(name: object, entity: int | None = None) -> str:
-    """Raises Refused 400 in the service's words."""
+def check_name(name: object) -> str:
+    """Raises RefusedError 400 in the service's words."""
     if not isinstance(name, str):
         raise bad("Entity name must be text.")
     try:
@@ -199,7 +198,7 @@ def _props(kind: kinds.EntityKind, body: dict[str, Json]) -> str | None:
 def _check_handle(
     db: Database, kind: kinds.EntityKind, body: dict[str, Json], caller: Caller, kept: int | None
 ) -> tuple[int | None, int, str | None]:
-    """(handle, size, md5) that the body attaches. Raises Refused."""
+    """(handle, size, md5) that the body attaches. Raises RefusedError."""
     if not kind.has_bytes:
         return None, 0, None
     raw = body.get("dataFileHandleId")
@@ -217,7 +216,7 @@ def _check_handle(
 def _check_container(
     db: Database, parent: int, kind: kinds.EntityKind, caller: Caller
 ) -> access.Place:
-    """The place of a container that takes a child of that kind from that caller. Raises Refused."""
+    """The place of a container that takes a child of that kind from that caller. Raises RefusedError."""
     where = access.need(db, parent, caller, access.CREATE)
     if parent == kinds.ROOT:
         if kind.name != "project":
@@ -240,7 +239,7 @@ def _check_container(
     return where
 
 
-def _name_taken(name: str, parent: int | None) -> Refused:
+def _name_taken(name: str, parent: int | None) -> RefusedError:
     where = syn(parent) if parent is not None else "null"
     return taken(
         f"An entity with the name: {name} already exists with a parentId: {where}."
@@ -249,7 +248,7 @@ def _name_taken(name: str, parent: int | None) -> Refused:
 
 
 def create(db: Database, caller: Caller, body: dict[str, Json], activity: int | None) -> int:
-    """The id of a new entity. Raises Refused 400, 403, 404 (parent), 409 (name)."""
+    """The id of a new entity. Raises RefusedError 400, 403, 404 (parent), 409 (name)."""
     kind = kinds.BY_CONCRETE.get(str(body.get("concreteType")))
     if kind is None:
         raise bad(f"concreteType {body.get('concreteType')!r} is not an entity type.")
@@ -320,7 +319,7 @@ def update(
     new_version: bool,
     activity: int | None,
 ) -> int:
-    """The current version's number after a PUT. Raises Refused 400, 403, 404, 409, 412."""
+    """The current version's number after a PUT. Raises RefusedError 400, 403, 404, 409, 412."""
     if not body.get("etag"):
         raise bad("Entity.etag is required for an update.")
     if body.get("id") is not None and parse_id(body["id"]) != entity:
@@ -395,7 +394,7 @@ def _new_parent(
     body: dict[str, Json],
     where: access.Place,
 ) -> int:
-    """The container a PUT puts the entity into. Raises Refused."""
+    """The container a PUT puts the entity into. Raises RefusedError."""
     raw = body.get("parentId")
     if raw is None:
         if kind.name == "project":
@@ -472,7 +471,7 @@ def delete(db: Database, caller: Caller, entity: int) -> None:
     with db.write() as tx:
         try:
             where = access.place(db, entity)
-        except Refused:
+        except RefusedError:
             return
         if not access.rights(db, where.benefactor, caller) & access.DELETE:
             raise forbidden(f"{caller.name} lacks DELETE access to {syn(entity)}.")
@@ -501,7 +500,7 @@ def to_trash(tx: sqlite3.Connection, row: EntityRow, by: int) -> None:
 
 
 def restore(db: Database, caller: Caller, entity: int, to: int | None) -> None:
-    """Takes an entity out of the trash. Raises Refused 403, 404, 409."""
+    """Takes an entity out of the trash. Raises RefusedError 403, 404, 409."""
     with db.write() as tx:
         row = tx.execute(
             "SELECT trashed_by, trashed_parent, trashed_name, kind FROM entity"
@@ -515,7 +514,7 @@ def restore(db: Database, caller: Caller, entity: int, to: int | None) -> None:
         parent = row[1] if to is None else to
         try:
             _check_container(db, parent, kinds.BY_NAME[row[3]], caller)
-        except Refused as error:
+        except RefusedError as error:
             if error.status == 404:
                 raise forbidden(f"The parent {syn(parent)} is in the trash can.") from error
             raise
@@ -533,7 +532,7 @@ def restore(db: Database, caller: Caller, entity: int, to: int | None) -> None:
 
 
 def delete_version(db: Database, caller: Caller, entity: int, number: int) -> None:
-    """Raises Refused 400 when it is the only version. A version that is not there is deleted already."""
+    """Raises RefusedError 400 when it is the only version. A version that is not there is deleted already."""
     with db.write() as tx:
         access.need(db, entity, caller, access.DELETE)
         row = get(db, entity)

@@ -12,12 +12,12 @@ from synd.registry.access import Caller
 from synd.registry.blobs import Presigner
 from synd.registry.db import Database, new_etag, now_ns
 from synd.registry.entities import parse_id
-from synd.registry.web import Json, Refused, missing
+from synd.registry.web import Json, RefusedError, missing
 
-_COLUMNS = (
-    "id, type, md5, size, name, content_type, location_id, created_by, created_ns, etag, extra"
+_BY_ID = (
+    "SELECT id, type, md5, size, name, content_type, location_id, created_by, created_ns, etag, extra"
+    " FROM file_handle WHERE id = ?"
 )
-_BY_ID = f"SELECT {_COLUMNS} FROM file_handle WHERE id = ?"
 WITH_BLOB = ("S3FileHandle", "GoogleCloudFileHandle")
 
 
@@ -43,7 +43,7 @@ def find(db: Database, handle: int) -> HandleRow | None:
 
 
 def get(db: Database, handle: int) -> HandleRow:
-    """Raises Refused 404."""
+    """Raises RefusedError 404."""
     row = find(db, handle)
     if row is None:
         raise missing(f"FileHandle {handle} does not exist.")
@@ -135,7 +135,7 @@ def may_download(
     try:
         entity = parse_id(object_id)
         where = access.place(db, entity)
-    except Refused:
+    except RefusedError:
         return False
     granted = access.rights(db, where.benefactor, caller)
     if not granted & access.DOWNLOAD or where.unmet:

@@ -1,7 +1,7 @@
 """The asynchronous job frame: start gives a token, get gives 202 or the result (synapse-rest.md 5).
 
 A resource registers a function per path (`Jobs.register`); it runs on a thread, returns the response object,
-or raises Refused, which `get` answers with its own status. A finished job is a row, so it outlives a restart.
+or raises RefusedError, which `get` answers with its own status. A finished job is a row, so it outlives a restart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from synd.clock import format_time
 from synd.registry.db import Database, new_etag, now_ns
-from synd.registry.web import Json, Refused, missing
+from synd.registry.web import Json, RefusedError, missing
 
 if TYPE_CHECKING:
     from synd.registry.access import Caller
@@ -64,7 +64,7 @@ class Jobs:
         try:
             response = json.dumps(work())
             outcome: tuple[Any, ...] = ("COMPLETE", response, None, None)
-        except Refused as error:
+        except RefusedError as error:
             outcome = ("FAILED", None, error.status, error.body()["reason"])
         except Exception as error:
             log.exception("job.failed")
@@ -86,7 +86,7 @@ class Jobs:
             await asyncio.wait([asyncio.wrap_future(future)], timeout=LINGER_S)
 
     def status(self, caller: Caller, token: str) -> dict[str, Json]:
-        """The AsynchronousJobStatus of a job of the caller. Raises Refused 404, 403."""
+        """The AsynchronousJobStatus of a job of the caller. Raises RefusedError 404, 403."""
         row = (
             self._db.one(
                 "SELECT id, user_id, state, request, response, status, reason, started_ns, changed_ns"
@@ -99,7 +99,7 @@ class Jobs:
         if row is None:
             raise missing(f"The job {token} does not exist.")
         if row[1] != caller.user:
-            raise Refused(403, "Only the user who started a job may see it.")
+            raise RefusedError(403, "Only the user who started a job may see it.")
         return {
             "jobState": row[2],
             "jobCanceling": False,
@@ -112,7 +112,7 @@ class Jobs:
             "changedOn": format_time(row[8]),
             "errorMessage": row[6] if row[2] == "FAILED" else None,
             "errorDetails": "" if row[2] == "FAILED" else None,
-            "exception": "Refused" if row[2] == "FAILED" else None,
+            "exception": "RefusedError" if row[2] == "FAILED" else None,
             "runtimeMS": (row[8] - row[7]) // 1_000_000,
             "progressMessage": "",
             "progressCurrent": 0,

@@ -77,7 +77,9 @@ def _only_server(data: Path) -> Iterator[None]:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Raises StoreError when the port is not free."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only where the socket names its protocol; without, answers of two
+    # writes wait 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -103,12 +105,13 @@ def run(settings: Settings, ready: Callable[[str, str], None]) -> None:
             registry.blobs,
             registry.faults,
             registry.requests,
+            registry.presigner,
             host=settings.host,
             latency_s=settings.latency_ms / 1000,
             bytes_per_s=settings.mbit * 125_000,
         )
-        registry.set_blob_base(blob_server.base)
-        blob_server.start(registry.presigner)
+        registry.presigner.base = blob_server.base
+        blob_server.start()
         stack.callback(blob_server.stop)
         # A byte thread that wakes up must not wait 5 ms for a REST handler to let go of the interpreter.
         sys.setswitchinterval(0.0005)

@@ -15,7 +15,7 @@ from synd.registry.access import Caller
 from synd.registry.blobs import BlobStore, Presigner
 from synd.registry.db import Database, token_hash
 from synd.registry.faults import FaultBook, RequestLog, Throttle
-from synd.registry.web import Refused
+from synd.registry.web import RefusedError
 
 if TYPE_CHECKING:
     from synd.registry.jobs import Jobs
@@ -49,7 +49,7 @@ class Tokens:
         self._known: dict[str, Caller] = {}
 
     def caller(self, token: str) -> Caller:
-        """Raises Refused 401."""
+        """Raises RefusedError 401."""
         found = self._known.get(token)
         if found is None:
             row = self._db.one(
@@ -58,7 +58,7 @@ class Tokens:
                 (token_hash(token),),
             )
             if row is None:
-                raise Refused(401, "The access token is missing, unknown or expired.")
+                raise RefusedError(401, "The access token is missing, unknown or expired.")
             found = Caller(row[0], row[1], frozenset(row[2].split(",")), bool(row[3]))
             self._known[token] = found
         return found
@@ -83,6 +83,7 @@ class Registry:
     tokens: Tokens = field(init=False)
     jobs: Jobs = field(init=False)
     presigner: Presigner = field(init=False)
+    """Its base is set by whoever runs the byte server."""
     page_hints: dict[tuple[object, ...], tuple[object, int]] = field(default_factory=dict)
     """Where the next page of a listing starts (`routes/children.py`)."""
 
@@ -91,14 +92,10 @@ class Registry:
 
         self.tokens = Tokens(self.db)
         self.jobs = Jobs(self.db, self.pool)
-        self.set_blob_base("http://127.0.0.1:0")
-
-    def set_blob_base(self, base: str) -> None:
-        """Presigned URLs start with `base` from now on."""
         secret = self.db.meta("url_secret")
         if secret is None:
             raise StoreError(f"{self.db.path} holds no URL secret")
-        self.presigner = Presigner(secret, base, self.settings.url_ttl_s)
+        self.presigner = Presigner(secret, "", self.settings.url_ttl_s)
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)

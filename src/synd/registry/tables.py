@@ -4,15 +4,19 @@ A table's rows are JSON cells keyed by column id. A view has no rows: each query
 within its scope, so it is never behind. Both end as a `tablesql.Source`.
 """
 
+# Queries are put together from constants and from what `tablesql` made; values are bound.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from synd.clock import parse_time_ns
@@ -23,7 +27,7 @@ from synd.registry.db import Database, new_etag, now_ns
 from synd.registry.entities import EntityRow, VersionRow, get, get_version, parse_id
 from synd.registry.routes.columns import VIEW_COLUMNS, ColumnModel, columns_of
 from synd.registry.tablesql import Column, Source
-from synd.registry.web import Json, Refused, bad, missing, stale
+from synd.registry.web import Json, RefusedError, bad, missing, stale
 
 MAX_ROWS_PER_PAGE = 10_000
 
@@ -181,7 +185,7 @@ def view_source(
     for raw in props.get("scopeIds") or []:
         try:
             where = access.place(db, parse_id(raw))
-        except Refused:
+        except RefusedError:
             continue  # a container that is gone takes its rows along
         roots.append(
             [where.ancestors[0], _names(db, where.ancestors), where.project, where.benefactor]
@@ -209,7 +213,7 @@ def _dataset_source(
 def source(
     db: Database, caller: Caller, entity: int, number: int | None
 ) -> tuple[Source, EntityRow, list[ColumnModel]]:
-    """What a query on that table or view (in that version) reads. Raises Refused 400, 403, 404."""
+    """What a query on that table or view (in that version) reads. Raises RefusedError 400, 403, 404."""
     access.need(db, entity, caller, access.READ)
     row = get(db, entity)
     version = get_version(db, entity, number or row.current)
@@ -253,7 +257,7 @@ def _spell_list(value: Any, kind: str) -> str:
 
 
 def parse_cell(raw: Any, model: ColumnModel) -> Json:
-    """A cell as it is stored, from text or JSON. Raises Refused 400."""
+    """A cell as it is stored, from text or JSON. Raises RefusedError 400."""
     if raw is None or raw == "":
         return None
     kind = model["columnType"]
@@ -274,7 +278,7 @@ def _parsed(raw: Any, kind: str) -> Json:
         return _milliseconds(text)
     if kind == "DOUBLE":
         number = float(text)
-        return None if number != number else number if abs(number) != float("inf") else str(number)
+        return None if math.isnan(number) else str(number) if math.isinf(number) else number
     if kind == "BOOLEAN":
         if text.lower() not in ("true", "false", "1", "0"):
             raise ValueError(text)
@@ -300,7 +304,8 @@ def _milliseconds(text: str) -> int:
         try:
             return parse_time_ns(text) // 1_000_000
         except ValueError:
-            return int(datetime.strptime(text, "%m/%d/%Y").timestamp() * 1000)
+            day = datetime.strptime(text, "%m/%d/%Y").replace(tzinfo=UTC)
+            return int(day.timestamp() * 1000)
 
 
 class Change:
@@ -319,9 +324,12 @@ class Change:
 
 
 def csv_changes(
-    text: io.TextIOBase, descriptor: dict[str, Json], models: list[ColumnModel], body: dict[str, Json]
+    text: io.TextIOBase,
+    descriptor: dict[str, Json],
+    models: list[ColumnModel],
+    body: dict[str, Json],
 ) -> Iterator[Change]:
-    """The changes that an uploaded CSV asks for. Raises Refused 400."""
+    """The changes that an uploaded CSV asks for. Raises RefusedError 400."""
     reader = csv.reader(text, **_dialect(descriptor), strict=False)
     for _ in range(int(body.get("linesToSkip") or 0)):
         next(reader, None)
@@ -335,7 +343,9 @@ def csv_changes(
     else:
         ids = body.get("columnIds") or [model["id"] for model in models]
         header = [by_id[str(one)]["name"] for one in ids]
-    special = {name: i for i, name in enumerate(header) if name in ("ROW_ID", "ROW_VERSION", "ROW_ETAG")}
+    special = {
+        name: i for i, name in enumerate(header) if name in ("ROW_ID", "ROW_VERSION", "ROW_ETAG")
+    }
     columns: list[tuple[int, ColumnModel]] = []
     for i, name in enumerate(header):
         if name in special or name == "ROW_BENEFACTOR":
@@ -360,7 +370,7 @@ def csv_changes(
 
 
 def _dialect(descriptor: dict[str, Json]) -> dict[str, Any]:
-    """csv's options for a CsvTableDescriptor, reading and writing."""
+    """Csv's options for a CsvTableDescriptor, reading and writing."""
     return {
         "delimiter": descriptor.get("separator") or ",",
         "quotechar": descriptor.get("quoteCharacter") or '"',
@@ -380,7 +390,7 @@ def csv_writer(out: Any, descriptor: dict[str, Json]) -> Any:
 
 
 def row_set_changes(raw: dict[str, Json], models: list[ColumnModel]) -> Iterator[Change]:
-    """The changes of a PartialRowSet or RowSet. Raises Refused 400."""
+    """The changes of a PartialRowSet or RowSet. Raises RefusedError 400."""
     by_id = {model["id"]: model for model in models}
     by_name = {model["name"]: model for model in models}
     headers = raw.get("headers")
@@ -405,14 +415,17 @@ def row_set_changes(raw: dict[str, Json], models: list[ColumnModel]) -> Iterator
                     raise bad(f"{pair.get('key')!r} is not a column of the table.")
                 values[model["id"]] = parse_cell(pair.get("value"), model)
         yield Change(
-            None if number is None else int(number), row.get("versionNumber"), row.get("etag"), values
+            None if number is None else int(number),
+            row.get("versionNumber"),
+            row.get("etag"),
+            values,
         )
 
 
 def apply_rows(
-    db: Database, tx: sqlite3.Connection, caller: Caller, table: int, changes: Iterable[Change]
+    tx: sqlite3.Connection, caller: Caller, table: int, changes: Iterable[Change]
 ) -> tuple[list[tuple[int, int]], str]:
-    """((row, version) of each changed row, new etag). All or nothing. Raises Refused 400, 404, 412."""
+    """((row, version) of each changed row, new etag). All or nothing. Raises RefusedError 400, 404, 412."""
     state = tx.execute(
         "SELECT last_row, row_version FROM table_state WHERE table_id = ?", (table,)
     ).fetchone()
@@ -464,7 +477,12 @@ def _cells(values: dict[str, Json]) -> str:
     )
 
 
-_ANNOTATION_TYPES = {"INTEGER": "LONG", "DOUBLE": "DOUBLE", "BOOLEAN": "BOOLEAN", "DATE": "TIMESTAMP_MS"}
+_ANNOTATION_TYPES = {
+    "INTEGER": "LONG",
+    "DOUBLE": "DOUBLE",
+    "BOOLEAN": "BOOLEAN",
+    "DATE": "TIMESTAMP_MS",
+}
 
 
 def apply_view_row(
@@ -474,7 +492,7 @@ def apply_view_row(
     change: Change,
     models: dict[str, ColumnModel],
 ) -> None:
-    """Writes a view's row onto its entity's annotations. Raises Refused 400, 403, 404, 412."""
+    """Writes a view's row onto its entity's annotations. Raises RefusedError 400, 403, 404, 412."""
     from synd.registry.routes.annotations import write_annotations
 
     if change.row is None or change.values is None:
@@ -504,7 +522,7 @@ def apply_view_row(
 def change_schema(
     db: Database, tx: sqlite3.Connection, caller: Caller, entity: int, body: dict[str, Json]
 ) -> list[ColumnModel]:
-    """Applies a TableSchemaChangeRequest; the new columns in order. Raises Refused."""
+    """Applies a TableSchemaChangeRequest; the new columns in order. Raises RefusedError."""
     row = get(db, entity)
     version = get_version(db, entity, row.current)
     ids = [str(one) for one in json.loads(version.props or "{}").get("columnIds") or []]
@@ -513,7 +531,8 @@ def change_schema(
         if old is not None and str(old) not in ids:
             raise bad(f"The column {old} is not part of {syn(entity)}.")
         if new is not None and old is None:
-            ids.append(str(new))
+            if str(new) not in ids:  # the official client names default columns twice
+                ids.append(str(new))
         elif new is not None:
             ids[ids.index(str(old))] = str(new)
             if row.kind == "table":
@@ -551,7 +570,7 @@ def _move_cells(
         if model is not None and value is not None:
             try:
                 cells[str(new)] = parse_cell(value, model)
-            except Refused:
+            except RefusedError:
                 cells.pop(str(new), None)
         tx.execute(
             "UPDATE table_row SET cells = ? WHERE table_id = ? AND row_id = ?",

@@ -5,6 +5,9 @@ up among the source's columns and replaced by their expressions, literals are bo
 service spell alike go through a list of allowed ones; anything else is refused with 400.
 """
 
+# Text is put together from our own pieces only, as the docstring says.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
 import re
@@ -13,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from synd.clock import parse_time_ns
-from synd.registry.web import Refused, bad
+from synd.registry.web import RefusedError, bad
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -41,8 +44,40 @@ _FUNCTIONS = {
     "JSON_EXTRACT": ("json_extract", "STRING"),
 }  # fmt: skip
 _RESERVED = frozenset(
-    "SELECT DISTINCT FROM WHERE GROUP BY HAVING ORDER LIMIT OFFSET AND OR NOT IN IS NULL LIKE BETWEEN AS"
-    " ASC DESC HAS HAS_LIKE NULLS FIRST LAST CASE WHEN THEN ELSE END ESCAPE".split()
+    [
+        "SELECT",
+        "DISTINCT",
+        "FROM",
+        "WHERE",
+        "GROUP",
+        "BY",
+        "HAVING",
+        "ORDER",
+        "LIMIT",
+        "OFFSET",
+        "AND",
+        "OR",
+        "NOT",
+        "IN",
+        "IS",
+        "NULL",
+        "LIKE",
+        "BETWEEN",
+        "AS",
+        "ASC",
+        "DESC",
+        "HAS",
+        "HAS_LIKE",
+        "NULLS",
+        "FIRST",
+        "LAST",
+        "CASE",
+        "WHEN",
+        "THEN",
+        "ELSE",
+        "END",
+        "ESCAPE",
+    ]
 )
 ROW_COLUMNS = {"ROW_ID": "INTEGER", "ROW_VERSION": "INTEGER", "ROW_ETAG": "STRING"}
 
@@ -107,7 +142,7 @@ class Query:
 
 
 def table_of(sql: str) -> tuple[int, int | None]:
-    """(entity, version) that a SELECT reads from. Raises Refused 400."""
+    """(entity, version) that a SELECT reads from. Raises RefusedError 400."""
     match = _TABLE.search(sql)
     if match is None:
         raise bad(f"There is no table in the query: {sql}")
@@ -135,7 +170,9 @@ def _coerce(node: _Node, kind: str) -> _Node:
     text = str(value)
     try:
         if kind == "DATE" and isinstance(value, str):
-            value = int(value) if value.lstrip("-").isdecimal() else parse_time_ns(value) // 1_000_000
+            value = (
+                int(value) if value.lstrip("-").isdecimal() else parse_time_ns(value) // 1_000_000
+            )
         elif kind == "ENTITYID":
             value = f"syn{text}" if text.isdecimal() else text
         elif kind in ("USERID", "FILEHANDLEID", "SUBMISSIONID", "EVALUATIONID"):
@@ -191,7 +228,7 @@ class _Parser:
         if kind != "table":
             raise bad("The query must read from one table, such as syn123.")
         self.at += 1
-        if self.take("AS") or self.tokens[self.at][0] == "word" and not self.reserved():
+        if self.take("AS") or (self.tokens[self.at][0] == "word" and not self.reserved()):
             self.at += 1
         where = group = having = None
         if self.take("WHERE"):
@@ -225,10 +262,9 @@ class _Parser:
             else:
                 node = self.operand()
                 name = node.column.name if node.column is not None else node.shown
-                if self.take("AS"):
-                    name = self.name()
-                    self.aliases[name] = len(found) + 1
-                elif self.tokens[self.at][0] in ("word", "quoted") and not self.reserved():
+                if self.take("AS") or (
+                    self.tokens[self.at][0] in ("word", "quoted") and not self.reserved()
+                ):
                     name = self.name()
                     self.aliases[name] = len(found) + 1
                 found.append((node, name))
@@ -309,7 +345,9 @@ class _Parser:
             negated = "NOT " if self.take("NOT") else ""
             for word, sql in (("NULL", "NULL"), ("TRUE", "1"), ("FALSE", "0")):
                 if self.take(word):
-                    return _Node(f"({left.sql} IS {negated}{sql})", left.args, aggregate=left.aggregate)
+                    return _Node(
+                        f"({left.sql} IS {negated}{sql})", left.args, aggregate=left.aggregate
+                    )
             raise bad("IS must be followed by NULL, TRUE or FALSE.")
         negated = "NOT " if self.take("NOT") else ""
         if self.take("IN"):
@@ -320,8 +358,8 @@ class _Parser:
             escape = ""
             args = left.args + right.args
             if self.take("ESCAPE"):
-                sign = self.operand()
-                escape, args = f" ESCAPE {sign.sql}", args + sign.args
+                mark = self.operand()
+                escape, args = f" ESCAPE {mark.sql}", args + mark.args
             return _Node(f"({left.sql} {negated}LIKE {right.sql}{escape})", args)
         if self.take("BETWEEN"):
             low = _coerce(self.operand(), left.type)
@@ -333,11 +371,14 @@ class _Parser:
             )
         if self.take("HAS"):
             kind = left.type.removesuffix("_LIST")
-            values = [_coerce(one, kind if kind != "BOOLEAN" else "") for one in self.parenthesised()]
+            values = [
+                _coerce(one, kind if kind != "BOOLEAN" else "") for one in self.parenthesised()
+            ]
             marks = ", ".join(one.sql for one in values)
             args = left.args + [value for one in values for value in one.args]
             return _Node(
-                f"({negated}EXISTS (SELECT 1 FROM json_each({left.sql}) WHERE value IN ({marks})))", args
+                f"({negated}EXISTS (SELECT 1 FROM json_each({left.sql}) WHERE value IN ({marks})))",
+                args,
             )
         if negated:
             raise bad("NOT must be followed by IN, LIKE, BETWEEN or HAS here.")
@@ -451,10 +492,13 @@ class _Parser:
             moment = _coerce(arguments[0], "DATE")
             return _Node(moment.sql, moment.args, "INTEGER", aggregate=inside, shown=shown)
         name, kind = _FUNCTIONS[upper]
-        return _Node(f"{name}({inner})", args, kind or arguments[0].type, aggregate=inside, shown=shown)
+        return _Node(
+            f"{name}({inner})", args, kind or arguments[0].type, aggregate=inside, shown=shown
+        )
 
     def case(self) -> _Node:
-        sql, args, kind = "CASE", [], ""
+        sql, kind = "CASE", ""
+        args: list[Any] = []
         while self.take("WHEN"):
             condition = self.expression()
             self.expect("THEN")
@@ -571,8 +615,8 @@ def _spread(left: _Node, word: str, values: Sequence[_Node]) -> _Node:
 
 
 def compile_select(text: str, source: Source, user: int) -> Query:
-    """The SELECT in `text` over `source`, for that user. Raises Refused 400."""
+    """The SELECT in `text` over `source`, for that user. Raises RefusedError 400."""
     try:
         return _Parser(text, source, user).select()
     except RecursionError as error:
-        raise Refused(400, "The query is nested too deeply.") from error
+        raise RefusedError(400, "The query is nested too deeply.") from error

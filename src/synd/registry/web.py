@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
 if TYPE_CHECKING:
-    from synd.registry.service import Caller, Registry
+    from synd.registry.access import Caller
+    from synd.registry.service import Registry
 
 Json = Any
 """A decoded JSON value. The wire's own spellings stay inside the registry."""
@@ -43,7 +44,7 @@ def to_json(value: Json) -> bytes:
     return _encode(value).encode()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The service says no: an HTTP status and a reason for the reader."""
 
     def __init__(self, status: int, reason: str, code: str | None = None) -> None:
@@ -63,24 +64,24 @@ class Refused(Exception):
         return {"concreteType": ERROR, "reason": reason, "errorCode": self.code}
 
 
-def bad(reason: str) -> Refused:
-    return Refused(400, reason)
+def bad(reason: str) -> RefusedError:
+    return RefusedError(400, reason)
 
 
-def forbidden(reason: str) -> Refused:
-    return Refused(403, reason)
+def forbidden(reason: str) -> RefusedError:
+    return RefusedError(403, reason)
 
 
-def missing(reason: str) -> Refused:
-    return Refused(404, reason)
+def missing(reason: str) -> RefusedError:
+    return RefusedError(404, reason)
 
 
-def taken(reason: str) -> Refused:
-    return Refused(409, reason)
+def taken(reason: str) -> RefusedError:
+    return RefusedError(409, reason)
 
 
-def stale(what: str) -> Refused:
-    return Refused(
+def stale(what: str) -> RefusedError:
+    return RefusedError(
         412,
         f"{what} was updated since you last fetched it. Fetch it again and reapply the update.",
     )
@@ -142,7 +143,7 @@ class Request:
         return self._query
 
     def json(self) -> dict[str, Json]:
-        """The body as a JSON object. Raises Refused 400."""
+        """The body as a JSON object. Raises RefusedError 400."""
         if not self.raw_body:
             return {}
         try:
@@ -154,7 +155,7 @@ class Request:
         return value
 
     def integer(self, name: str, default: int, *, most: int = 1_000_000_000) -> int:
-        """A query parameter that counts. Raises Refused 400."""
+        """A query parameter that counts. Raises RefusedError 400."""
         raw = self.query.get(name)
         if raw is None or raw == "":
             return default
@@ -229,7 +230,8 @@ class Router:
                 node = node.literal.setdefault(segment, _Node())
         route = Route(method, template, handler, scope, slow, tuple(names))
         into = node.rest if takes_rest else node.methods
-        assert method not in into, f"{method} {template} is routed twice"
+        if method in into:
+            raise ValueError(f"{method} {template} is routed twice")
         into[method] = route
         self.routes.append(route)
 

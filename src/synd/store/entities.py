@@ -6,6 +6,7 @@ Reading runs on the caller's own connection and costs a few microseconds; writin
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -111,6 +112,8 @@ class Change(NamedTuple):
     """The name no longer leads there."""
     moved_on: bool
     """The content is another one than before."""
+    appeared: bool = False
+    """The name was not in the folder's listing before."""
 
 
 class Entities:
@@ -256,7 +259,8 @@ class Entities:
                         parent,
                         file_name,
                         gone=False,
-                        moved_on=old is not None and old[4] != header.version,
+                        moved_on=old is not None and old[4] != (header.version or 0),
+                        appeared=old is None or old[2] != file_name,
                     )
                 )
                 fresh.append(
@@ -272,52 +276,14 @@ class Entities:
             tx.execute(_DETAIL_FROM_VIEW, (parent,))
         return changes
 
-    def apply_entity(self, entity: Entity, *, listed: bool | None = None) -> Change:
-        """Records a bundle: header and details. `listed` None leaves that as it is."""
-        parent = TOP if entity.kind is Kind.PROJECT else (entity.parent or UNKNOWN_PARENT)
+    def apply_entity(self, entity: Entity) -> Change:
+        """Records a bundle: header and details."""
+        return self.apply_entities([entity])[0]
+
+    def apply_entities(self, entities: Sequence[Entity]) -> list[Change]:
+        """Records bundles in one transaction. Whether a folder lists them stays as it was."""
         with self._store.write() as tx:
-            old = tx.execute(_GET, (entity.id,)).fetchone()
-            was_listed = tx.execute(
-                "SELECT listed FROM entity WHERE id = ?", (entity.id,)
-            ).fetchone()
-            is_listed = bool(was_listed and was_listed[0]) if listed is None else listed
-            file_name = file_name_of(
-                entity.name, entity.kind, entity.id, external=_needs_url_name(entity)
-            )
-            if is_listed:
-                clash = tx.execute(_CHILD, (parent, file_name)).fetchone()
-                if clash is not None and clash[0] != entity.id:
-                    file_name = file_name_of(
-                        entity.name,
-                        entity.kind,
-                        entity.id,
-                        external=_needs_url_name(entity),
-                        taken=True,
-                    )
-            tx.execute(
-                _UPSERT_HEADER,
-                (
-                    entity.id, parent, entity.name, file_name, str(entity.kind), entity.version or 0,
-                    entity.created_on_ns, entity.modified_on_ns, entity.modified_by,
-                ),
-            )  # fmt: skip
-            if not is_listed:
-                tx.execute("UPDATE entity SET listed = 0 WHERE id = ?", (entity.id,))
-            file = entity.file
-            tx.execute(
-                _SET_DETAIL,
-                (
-                    entity.modified_on_ns, entity.etag,
-                    file.handle if file else None, file.md5 if file else None, file.size if file else None,
-                    file.name if file else "", file.content_type if file else "",
-                    str(file.store) if file else "s3", file.external_url if file else None,
-                    entity.link.id if entity.link else None,
-                    entity.link.version if entity.link else None,
-                    json.dumps(dict(entity.annotations)), int(entity.access.unmet_terms), entity.id,
-                ),
-            )  # fmt: skip
-        moved_on = old is not None and (old[5] != (entity.version or 0) or old[3] != file_name)
-        return Change(entity.id, parent, file_name, gone=False, moved_on=moved_on)
+            return [_apply_entity(tx, entity) for entity in entities]
 
     def forget(self, entity: EntityId) -> Change | None:
         """Takes an entity that the service no longer shows out of its folder's listing."""
@@ -394,6 +360,45 @@ class Entities:
                 "INSERT OR REPLACE INTO version_listing (entity, modified_ns) VALUES (?, ?)",
                 (row.id, row.modified_ns),
             )
+
+
+def _apply_entity(tx: sqlite3.Connection, entity: Entity) -> Change:
+    parent = TOP if entity.kind is Kind.PROJECT else (entity.parent or UNKNOWN_PARENT)
+    old = tx.execute(_GET, (entity.id,)).fetchone()
+    listed = tx.execute("SELECT listed FROM entity WHERE id = ?", (entity.id,)).fetchone()
+    is_listed = bool(listed and listed[0])
+    external = _needs_url_name(entity)
+    file_name = file_name_of(entity.name, entity.kind, entity.id, external=external)
+    if is_listed:
+        clash = tx.execute(_CHILD, (parent, file_name)).fetchone()
+        if clash is not None and clash[0] != entity.id:
+            file_name = file_name_of(
+                entity.name, entity.kind, entity.id, external=external, taken=True
+            )
+    header = (
+        entity.id, parent, entity.name, file_name, str(entity.kind), entity.version or 0,
+        entity.created_on_ns, entity.modified_on_ns, entity.modified_by,
+    )  # fmt: skip
+    # Out of the unique index for the moment: a bundle does not say whether the folder lists it.
+    tx.execute("UPDATE entity SET listed = 0 WHERE id = ?", (entity.id,))
+    tx.execute(_UPSERT_HEADER.replace("?, 1)", "?, 0)").replace("listed = 1", "listed = 0"), header)
+    if is_listed:
+        tx.execute("UPDATE entity SET listed = 1 WHERE id = ?", (entity.id,))
+    file = entity.file
+    tx.execute(
+        _SET_DETAIL,
+        (
+            entity.modified_on_ns, entity.etag,
+            file.handle if file else None, file.md5 if file else None, file.size if file else None,
+            file.name if file else "", file.content_type if file else "",
+            str(file.store) if file else "s3", file.external_url if file else None,
+            entity.link.id if entity.link else None,
+            entity.link.version if entity.link else None,
+            json.dumps(dict(entity.annotations)), int(entity.access.unmet_terms), entity.id,
+        ),
+    )  # fmt: skip
+    moved_on = old is not None and (old[5] != (entity.version or 0) or old[3] != file_name)
+    return Change(entity.id, parent, file_name, gone=False, moved_on=moved_on)
 
 
 _UPSERT_HEADER = """INSERT INTO entity

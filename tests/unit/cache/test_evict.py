@@ -14,7 +14,9 @@ from synd.ids import ContentKey
 NOW = 1_000_000 * NS
 
 
-def row(name: str, size: int = 10, age_s: int = 0, *, pinned: bool = False, open: bool = False) -> Row:
+def row(
+    name: str, size: int = 10, age_s: int = 0, *, pinned: bool = False, open: bool = False
+) -> Row:
     return Row(ContentKey(name), size, NOW - age_s * NS, pinned, open)
 
 
@@ -26,37 +28,37 @@ def test_nothing_goes_while_there_is_room() -> None:
     """Within the limits nothing is evicted, however old it is."""
     rows = [row("a", age_s=10**6)]
 
-    assert [] == victims(rows, UNLIMITED, Room(10, 100), NOW)
-    assert [] == victims(rows, Limits(max_bytes=10), Room(10, 100), NOW)
-    assert [] == victims(rows, Limits(keep_free_bytes=100), Room(10, 100), NOW)
+    assert victims(rows, UNLIMITED, Room(10, 100), NOW) == []
+    assert victims(rows, Limits(max_bytes=10), Room(10, 100), NOW) == []
+    assert victims(rows, Limits(keep_free_bytes=100), Room(10, 100), NOW) == []
 
 
 def test_least_recently_used_goes_first_until_there_is_room() -> None:
     """Just as much as needed goes, oldest use first."""
     rows = [row("c", age_s=1), row("a", age_s=3), row("b", age_s=2)]
 
-    assert "a" == names(victims(rows, Limits(max_bytes=25), Room(30, 100), NOW))
-    assert "ab" == names(victims(rows, Limits(max_bytes=25), Room(30, 100, 10), NOW))
-    assert "ab" == names(victims(rows, Limits(max_bytes=25), Room(30, 100, spare_bytes=10), NOW))
-    assert "ab" == names(victims(rows, Limits(keep_free_bytes=20), Room(30, 5), NOW))
-    assert "abc" == names(victims(rows, Limits(max_bytes=1), Room(30, 0), NOW))
+    assert names(victims(rows, Limits(max_bytes=25), Room(30, 100), NOW)) == "a"
+    assert names(victims(rows, Limits(max_bytes=25), Room(30, 100, 10), NOW)) == "ab"
+    assert names(victims(rows, Limits(max_bytes=25), Room(30, 100, spare_bytes=10), NOW)) == "ab"
+    assert names(victims(rows, Limits(keep_free_bytes=20), Room(30, 5), NOW)) == "ab"
+    assert names(victims(rows, Limits(max_bytes=1), Room(30, 0), NOW)) == "abc"
 
 
 def test_pinned_and_open_content_never_goes() -> None:
     """Even when there is no room otherwise."""
     rows = [row("a", age_s=9, pinned=True), row("b", age_s=8, open=True), row("c", age_s=1)]
 
-    assert "c" == names(victims(rows, Limits(max_bytes=1), Room(30, 0, 1000), NOW))
-    assert "" == names(victims(rows[:2], Limits(max_bytes=1, max_age_s=1), Room(30, 0), NOW))
+    assert names(victims(rows, Limits(max_bytes=1), Room(30, 0, 1000), NOW)) == "c"
+    assert names(victims(rows[:2], Limits(max_bytes=1, max_age_s=1), Room(30, 0), NOW)) == ""
 
 
 def test_what_is_too_old_goes_and_counts_as_room() -> None:
     """Age alone is enough; what it frees need not be freed again."""
     rows = [row("a", age_s=11), row("b", age_s=9), row("c", age_s=10)]
 
-    assert "a" == names(victims(rows, Limits(max_age_s=10), Room(30, 100), NOW))
-    assert "a" == names(victims(rows, Limits(max_bytes=20, max_age_s=10), Room(30, 100), NOW))
-    assert "ac" == names(victims(rows, Limits(max_bytes=10, max_age_s=10), Room(30, 100), NOW))
+    assert names(victims(rows, Limits(max_age_s=10), Room(30, 100), NOW)) == "a"
+    assert names(victims(rows, Limits(max_bytes=20, max_age_s=10), Room(30, 100), NOW)) == "a"
+    assert names(victims(rows, Limits(max_bytes=10, max_age_s=10), Room(30, 100), NOW)) == "ac"
 
 
 ROWS = st.lists(

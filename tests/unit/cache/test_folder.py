@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from synd.cache import folder as folder_module
-from synd.cache.evict import Limits
+from synd.cache.evict import UNLIMITED, Limits
 from synd.cache.folder import Cache, CacheEvent, What
 from synd.cache.partial import BLOCK
 from synd.clock import NS
@@ -43,7 +43,7 @@ def open_cache(tmp_path: Path) -> Iterator[Callable[..., Cache]]:
     """Starts caches on one folder; stops what is left at the end."""
     made: list[Cache] = []
 
-    def make(limits: Limits = Limits(), **more: object) -> Cache:
+    def make(limits: Limits = UNLIMITED, **more: object) -> Cache:
         cache = Cache(tmp_path / "cache", limits, **more)  # type: ignore[arg-type]
         cache.start()
         made.append(cache)
@@ -60,6 +60,9 @@ def kill(cache: Cache) -> None:
     assert cache._background is not None
     cache._background.join()
     cache._unlock()
+    # The fixture stops it all the same; that must not save anything either.
+    cache._unsynced = False
+    cache._used.clear()
 
 
 def settled(cache: Cache) -> Cache:
@@ -77,7 +80,7 @@ class TestLife:
         open_cache()
 
         root = tmp_path / "cache"
-        assert 0o700 == root.stat().st_mode & 0o777
+        assert root.stat().st_mode & 0o777 == 0o700
         tag = (root / "CACHEDIR.TAG").read_bytes()
         assert tag.startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
 
@@ -110,7 +113,7 @@ class TestLife:
 
         usage = settled(open_cache()).usage()
 
-        assert (1, 8192, 0) == (usage.objects, usage.object_bytes, usage.partials)
+        assert (usage.objects, usage.object_bytes, usage.partials) == (1, 8192, 0)
 
 
 class TestEviction:
@@ -118,10 +121,9 @@ class TestEviction:
         self, open_cache: Callable[..., Cache], content: Make
     ) -> None:
         """Growing beyond the bound evicts by itself; what is used stays."""
-        clock, events = Hands(), []
-        cache = settled(
-            open_cache(Limits(max_bytes=4 * MIB), clock=clock, on_event=events.append)
-        )
+        clock = Hands()
+        events: list[CacheEvent] = []
+        cache = settled(open_cache(Limits(max_bytes=4 * MIB), clock=clock, on_event=events.append))
         made = [content(256 << 10, seed) for seed in range(40)]
         for n, (key, data) in enumerate(made):
             clock.s += 60
@@ -136,6 +138,7 @@ class TestEviction:
         evicted = [event.key for event in events if event.what is What.EVICTED]
         assert [key for key, _ in made[1 : 1 + len(evicted)]] == evicted
 
+    @pytest.mark.announces("cache.full")
     def test_held_and_pinned_content_stays_and_the_lack_is_told(
         self, open_cache: Callable[..., Cache], content: Make
     ) -> None:
@@ -166,7 +169,7 @@ class TestEviction:
         partial.close()
         assert cache.evict() >= 2 * MIB
         assert not cache.has(held[0])
-        assert 0 == cache.usage().partials
+        assert cache.usage().partials == 0
 
     def test_age_limit_uses_times_that_survive_restarts(
         self, open_cache: Callable[..., Cache], content: Make
@@ -206,10 +209,11 @@ class TestEviction:
         assert cache.clear() >= 2 * BLOCK
 
         assert {pinned[0], held[0]} == {one.key for one in cache.objects.entries()}
-        assert (2, 0) == (cache.usage().objects, cache.usage().partials)
+        assert (cache.usage().objects, cache.usage().partials) == (2, 0)
 
 
 class TestVerify:
+    @pytest.mark.announces("cache.corrupt")
     def test_verify_all_removes_what_is_wrong(
         self, open_cache: Callable[..., Cache], content: Make
     ) -> None:
@@ -226,8 +230,8 @@ class TestVerify:
 
         assert [made[2][0]] == cache.verify_all(lambda done, of: seen.append((done, of)))
 
-        assert (5 * 8192, 5 * 8192) == seen[-1]
-        assert 4 == cache.usage().objects
+        assert seen[-1] == (5 * 8192, 5 * 8192)
+        assert cache.usage().objects == 4
         assert [(What.CORRUPT, made[2][0])] == [(e.what, e.key) for e in events]
 
 
@@ -256,6 +260,7 @@ class TestPowerLoss:
         assert again.has(key)
         assert again.partial(ContentKey("h1"), 2 * BLOCK).have_bytes == BLOCK
 
+    @pytest.mark.announces("cache.corrupt")
     def test_after_power_loss_only_verified_bytes_come_back(
         self,
         open_cache: Callable[..., Cache],
@@ -289,7 +294,7 @@ class TestPowerLoss:
         assert not again.has(whole[0])
         assert not again.has(torn[0])
         assert not again.has(ContentKey("h5"))
-        assert [] == list(again.partials.idle())
+        assert list(again.partials.idle()) == []
         assert again.recall(whole[0])
         assert again.objects.verify(whole[0])
         monkeypatch.undo()
@@ -297,7 +302,7 @@ class TestPowerLoss:
         later.start()
         later.join()
         assert not again.has(torn[0])
-        assert [] == list((tmp_path / "cache" / "suspect").iterdir())
+        assert list((tmp_path / "cache" / "suspect").iterdir()) == []
         assert [(What.CORRUPT, torn[0])] == [(e.what, e.key) for e in events]
 
     def test_lost_marker_distrusts_everything(
@@ -345,8 +350,8 @@ def test_removed_folder_under_the_daemon_is_only_a_miss(
     assert not cache.recall(key)
     cache.hold(key)
     cache.release(key)
-    assert 0 == cache.clear()
-    assert [] == cache.verify_all()
+    assert cache.clear() == 0
+    assert cache.verify_all() == []
     cache.tend()
     cache.sync()
     cache.objects.put_bytes(key, data)

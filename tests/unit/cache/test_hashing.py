@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
@@ -29,17 +28,18 @@ def test_follow_seals_what_arrives_in_any_order(
     hasher.follow(partial, verdicts.put)
 
     for start in range(200 * BLOCK, -1, -50 * BLOCK):
-        assert 0 == hasher.lag_bytes(partial)
+        assert hasher.lag_bytes(partial) == 0
         partial.write(start, data[start : start + 50 * BLOCK])
 
     assert verdicts.get(timeout=WAIT_S)
     assert partial.sealed
     assert objects.verify(key)
-    assert 0 == hasher.lag_bytes(partial)
+    assert hasher.lag_bytes(partial) == 0
     partial.close()
-    assert -1 == partial.fd
+    assert partial.fd == -1
 
 
+@pytest.mark.announces("content.mismatch")
 def test_follow_of_wrong_bytes_reports_and_can_begin_again(
     partials: PartialStore, objects: ObjectStore, hasher: Hasher, content: Make
 ) -> None:
@@ -58,7 +58,7 @@ def test_follow_of_wrong_bytes_reports_and_can_begin_again(
     hasher.follow(partial, mended)
     partial.write(0, data[:-1] + b"?")
 
-    assert [False, True] == [verdicts.get(timeout=WAIT_S) for _ in range(2)]
+    assert [verdicts.get(timeout=WAIT_S) for _ in range(2)] == [False, True]
     assert objects.verify(key)
     partial.close()
 
@@ -146,6 +146,7 @@ def test_object_taken_meanwhile_ends_the_hashing(
     partial.close()
 
 
+@pytest.mark.announces("content.mismatch")
 def test_many_files_are_all_verified(
     partials: PartialStore, objects: ObjectStore, hasher: Hasher, content: Make
 ) -> None:
@@ -153,8 +154,12 @@ def test_many_files_are_all_verified(
     made = [content(70 * BLOCK + n, n) for n in range(12)]
     verdicts: queue.Queue[tuple[int, bool]] = queue.Queue()
     opened = [partials.open(key, len(data)) for key, data in made]
-    for n, partial in enumerate(opened):
-        hasher.follow(partial, lambda ok, n=n: verdicts.put((n, ok)))
+
+    def follow(n: int) -> None:
+        hasher.follow(opened[n], lambda ok: verdicts.put((n, ok)))
+
+    for n in range(len(opened)):
+        follow(n)
 
     def send(n: int) -> None:
         data = made[n][1] if n != 5 else b"?" * len(made[n][1])
@@ -175,8 +180,9 @@ def test_many_files_are_all_verified(
         partial.close()
 
 
+@pytest.mark.announces("hasher.callback")
 def test_caller_that_fails_does_not_stop_the_thread(
-    partials: PartialStore, hasher: Hasher, content: Make, caplog: pytest.LogCaptureFixture
+    partials: PartialStore, hasher: Hasher, content: Make
 ) -> None:
     """A bug in one callback is logged; the next file is served."""
     verdicts: queue.Queue[bool] = queue.Queue()
@@ -184,15 +190,17 @@ def test_caller_that_fails_does_not_stop_the_thread(
     def broken(ok: bool) -> None:
         raise RuntimeError("bug")
 
-    with caplog.at_level(logging.CRITICAL):
-        for seed, callback in enumerate((broken, verdicts.put)):
-            key, data = content(BLOCK, seed)
-            partial = partials.open(key, len(data))
-            hasher.follow(partial, callback)
-            partial.write(0, data)
-            partial.close()
+    def good(ok: bool) -> None:
+        verdicts.put(ok)
 
-        assert verdicts.get(timeout=WAIT_S)
+    for seed, callback in enumerate((broken, good)):
+        key, data = content(BLOCK, seed)
+        partial = partials.open(key, len(data))
+        hasher.follow(partial, callback)
+        partial.write(0, data)
+        partial.close()
+
+    assert verdicts.get(timeout=WAIT_S)
 
 
 def test_lower_priority_is_for_the_calling_thread_only() -> None:
@@ -207,5 +215,5 @@ def test_lower_priority_is_for_the_calling_thread_only() -> None:
     thread.start()
     thread.join()
 
-    assert [19] == seen
+    assert seen == [19]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19

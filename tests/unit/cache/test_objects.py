@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from synd.cache import objects as objects_module
+from synd.cache import disk
 from synd.cache.objects import How, ObjectStore
 from synd.clock import NS
 from synd.errors import CacheFull, IntegrityError, StoreError, UsageError
@@ -35,8 +35,9 @@ class TestPut:
         with open(fd, "rb") as file:
             assert data == file.read()
         assert objects.folder / key[:2] / key == objects.path(key)
-        assert 0o444 == stat.S_IMODE(objects.path(key).stat().st_mode)
+        assert stat.S_IMODE(objects.path(key).stat().st_mode) == 0o444
 
+    @pytest.mark.announces("object.torn")
     @pytest.mark.parametrize("size", [0, 1, 4096, 300_000])
     def test_size_and_has_know_what_is_here(
         self, objects: ObjectStore, content: Make, size: int
@@ -64,13 +65,13 @@ class TestPut:
             objects.put_bytes(key, data + b"x")
 
         assert not objects.has(key)
-        assert [] == list(objects.entries())
+        assert list(objects.entries()) == []
 
     def test_put_bytes_under_a_handle_takes_them_as_they_are(self, objects: ObjectStore) -> None:
         """Content without md5 is named by its file handle; nothing can be verified."""
         objects.put_bytes(ContentKey("h77"), b"whatever")
 
-        assert 8 == objects.size(ContentKey("h77"))
+        assert objects.size(ContentKey("h77")) == 8
         assert objects.verify(ContentKey("h77"))
 
     @pytest.mark.req("S1-28")
@@ -96,12 +97,12 @@ class TestPut:
             os.pwrite(fd, data[:10], offset)
             raise OSError(errno.EIO, "broken disk")
 
-        monkeypatch.setattr(objects_module, "write_at", torn)
+        monkeypatch.setattr("synd.cache.objects.write_at", torn)
         with pytest.raises(StoreError):
             objects.put_bytes(key, data)
 
         assert not objects.has(key)
-        assert [] == [p for p in objects.folder.rglob("*") if p.is_file()]
+        assert [p for p in objects.folder.rglob("*") if p.is_file()] == []
 
     def test_put_bytes_over_a_torn_object_mends_it(
         self, objects: ObjectStore, content: Make
@@ -165,7 +166,7 @@ class TestAdopt:
         assert data == source.read_bytes()
         assert mtime_ns == source.stat().st_mtime_ns
         assert (how is How.HARDLINK) == source.samefile(objects.path(key))
-        assert 200_704 == objects.total_bytes
+        assert objects.total_bytes == 200_704
 
     @pytest.mark.parametrize("how", list(How))
     def test_adopt_file_of_other_bytes_is_refused(
@@ -179,7 +180,7 @@ class TestAdopt:
         assert not objects.adopt_file(key, source, how)
 
         assert not objects.has(key)
-        assert [] == [p for p in objects.folder.rglob("*") if p.is_file()]
+        assert [p for p in objects.folder.rglob("*") if p.is_file()] == []
 
     def test_adopt_file_that_is_gone_is_false(
         self, objects: ObjectStore, content: Make, tmp_path: Path
@@ -218,13 +219,13 @@ class TestTotals:
         objects.put_bytes(*small)
         objects.put_bytes(*middle)
         objects.put_bytes(*middle)
-        assert (2, 4096 + 8192) == (objects.total_count, objects.total_bytes)
+        assert (objects.total_count, objects.total_bytes) == (2, 4096 + 8192)
 
         objects.discard(small[0])
         objects.discard(small[0])
 
-        assert (1, 8192) == (objects.total_count, objects.total_bytes)
-        assert 8192 == ObjectStore(objects.folder.parent).count()
+        assert (objects.total_count, objects.total_bytes) == (1, 8192)
+        assert ObjectStore(objects.folder.parent).count() == 8192
 
     def test_count_while_others_write_counts_each_object_once(
         self, objects: ObjectStore, content: Make, tmp_path: Path
@@ -300,10 +301,10 @@ class TestVanishedFolder:
             assert objects.open(key) is None
             assert not objects.has(key)
             assert not objects.verify(key)
-            assert 0 == objects.discard(key)
-            assert [] == list(objects.entries())
+            assert objects.discard(key) == 0
+            assert list(objects.entries()) == []
             objects.touch(key, 1)
-            assert 0 == objects.count()
+            assert objects.count() == 0
 
             again()
             assert objects.verify(key)
@@ -316,8 +317,14 @@ class TestFull:
         """No room: ask, try once more; still none, or nothing to give: CacheFull."""
         key, data = content(1000)
         asked: list[int] = []
+        give = [False]
+
+        def room(needed: int) -> bool:
+            asked.append(needed)
+            return give[0]
+
         broken = [2]
-        real = objects_module.write_at
+        real = disk.write_at
 
         def write_at(fd: int, data: bytes, offset: int) -> None:
             if broken[0]:
@@ -325,16 +332,17 @@ class TestFull:
                 raise OSError(errno.ENOSPC, "full")
             real(fd, data, offset)
 
-        monkeypatch.setattr(objects_module, "write_at", write_at)
-        stingy = ObjectStore(tmp_path, on_full=lambda n: asked.append(n) is not None)
+        monkeypatch.setattr("synd.cache.objects.write_at", write_at)
+        stingy = ObjectStore(tmp_path, on_full=room)
         with pytest.raises(CacheFull):
             stingy.put_bytes(key, data)
-        assert [1000] == asked
+        assert asked == [1000]
 
-        generous = ObjectStore(tmp_path, on_full=lambda n: asked.append(n) is None)
+        give[0] = True
+        generous = ObjectStore(tmp_path, on_full=room)
         generous.put_bytes(key, data)
 
-        assert [1000, 1000] == asked
+        assert asked == [1000, 1000]
         assert generous.verify(key)
 
 
@@ -369,5 +377,5 @@ def test_many_threads_putting_the_same_content_store_it_once(
         thread.join()
     objects.put_bytes(key, data)
 
-    assert [] == wrong
-    assert (1, 102_400) == (objects.total_count, objects.total_bytes)
+    assert wrong == []
+    assert (objects.total_count, objects.total_bytes) == (1, 102_400)

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from synd.cache import partial as partial_module
+from synd.cache import disk
 from synd.cache.objects import ObjectStore
 from synd.cache.partial import BLOCK, Partial, PartialStore
 from synd.errors import CacheFull, Cancelled, IntegrityError, StoreError, UsageError
@@ -41,11 +41,11 @@ class TestBlocks:
 
         assert not partial.has(0, 1)
         assert [ByteRange(0, len(data))] == partial.missing(0, 1 << 40)
-        assert (0, 0, False) == (
+        assert (
             partial.have_bytes,
             partial.contiguous_prefix(),
             partial.complete,
-        )
+        ) == (0, 0, False)
         partial.close()
 
     def test_missing_is_cut_to_blocks_around_the_range(
@@ -113,7 +113,7 @@ class TestBlocks:
         late.write(b"y" * (3 * BLOCK - 10))
 
         assert data[BLOCK : 2 * BLOCK] == partial.read(BLOCK, BLOCK)
-        assert b"y" * BLOCK == partial.read(2 * BLOCK, BLOCK)
+        assert partial.read(2 * BLOCK, BLOCK) == b"y" * BLOCK
         partial.close()
 
     def test_piece_off_the_grid_or_past_the_end_is_refused(
@@ -128,7 +128,7 @@ class TestBlocks:
         with pytest.raises(IntegrityError):
             partial.piece(BLOCK).write(b"12")
 
-        assert 0 == partial.have_bytes
+        assert partial.have_bytes == 0
         partial.close()
 
     def test_prefix_follows_the_first_gap(self, partials: PartialStore, content: Make) -> None:
@@ -140,10 +140,10 @@ class TestBlocks:
             partial.write(block * BLOCK, data[block * BLOCK : (block + 1) * BLOCK])
             seen.append(partial.contiguous_prefix() // BLOCK)
 
-        assert [0, 2, 2, 2, 4] == seen
-        assert 4 * BLOCK + 1 == partial.have_bytes
+        assert seen == [0, 2, 2, 2, 4]
+        assert partial.have_bytes == 4 * BLOCK + 1
         partial.reset()
-        assert (0, 0) == (partial.contiguous_prefix(), partial.have_bytes)
+        assert (partial.contiguous_prefix(), partial.have_bytes) == (0, 0)
         partial.close()
 
     def test_empty_content_is_complete_at_once(
@@ -155,7 +155,7 @@ class TestBlocks:
 
         assert partial.complete
         assert partial.has(0, 0)
-        assert [] == partial.missing(0, 100)
+        assert partial.missing(0, 100) == []
         partial.seal(partial.md5())
         assert objects.has(key, 0)
         partial.close()
@@ -173,7 +173,7 @@ class TestLife:
         one.close()
         assert data[:BLOCK] == other.read(0, BLOCK)
         other.close()
-        assert -1 == other.fd
+        assert other.fd == -1
 
         again = partials.open(key, len(data))
 
@@ -217,7 +217,7 @@ class TestLife:
         damage(tmp_path / "partial" / f"{key}.map")
 
         again = partials.open(key, len(data))
-        assert 0 == again.have_bytes
+        assert again.have_bytes == 0
         assert [ByteRange(0, len(data))] == again.missing(0, len(data))
         again.close()
 
@@ -234,7 +234,7 @@ class TestLife:
             damage(tmp_path / "partial" / key)
 
             again = partials.open(key, len(data))
-            assert 0 == again.have_bytes
+            assert again.have_bytes == 0
             again.close()
 
     def test_reset_cancels_pieces_under_way_and_keeps_other_keys(
@@ -251,11 +251,11 @@ class TestLife:
 
         with pytest.raises(Cancelled):
             late.write(data)
-        assert 0 == partial.have_bytes
+        assert partial.have_bytes == 0
         assert other.complete
         partial.close()
         again = partials.open(key, len(data))
-        assert 0 == again.have_bytes
+        assert again.have_bytes == 0
         again.close()
         other.close()
 
@@ -270,10 +270,10 @@ class TestLife:
         partial.discard()
 
         assert data == partial.read(0, len(data))
-        assert [] == list((tmp_path / "partial").iterdir())
+        assert list((tmp_path / "partial").iterdir()) == []
         fresh = partials.open(key, len(data))
         assert fresh is not partial
-        assert 0 == fresh.have_bytes
+        assert fresh.have_bytes == 0
         partial.discard()
         assert (tmp_path / "partial" / key).exists()
         partial.close()
@@ -292,9 +292,9 @@ class TestLife:
 
         assert [key] == [one.key for one in partials.idle()]
         assert not orphan.exists()
-        assert 0 == partials.discard(other)
+        assert partials.discard(other) == 0
         assert partials.discard(key) > 0
-        assert [] == list(partials.idle())
+        assert list(partials.idle()) == []
         opened.close()
 
 
@@ -316,9 +316,9 @@ class TestSeal:
 
         assert partial.sealed
         assert inode == objects.path(key).stat().st_ino
-        assert 0o444 == objects.path(key).stat().st_mode & 0o777
+        assert objects.path(key).stat().st_mode & 0o777 == 0o444
         assert data == partial.read(0, len(data))
-        assert [] == list((tmp_path / "partial").iterdir())
+        assert list((tmp_path / "partial").iterdir()) == []
         partial.piece(0).write(b"late" * 4096)
         assert objects.verify(key)
         assert partials.open(key, len(data)) is partial
@@ -389,7 +389,7 @@ class TestSeal:
         assert fd == partial.fd
         assert data == os.pread(fd, 1 << 20, 0)
         assert partial.sealed
-        assert [] == list((tmp_path / "partial").iterdir())
+        assert list((tmp_path / "partial").iterdir()) == []
         partial.close()
 
     def test_seal_after_the_folder_was_removed_keeps_the_bytes(
@@ -425,7 +425,7 @@ class TestTrouble:
         partials = PartialStore(tmp_path, ObjectStore(tmp_path), on_full=lambda _: gives[0])
         partial = partials.open(key, len(data))
         broken = [1]
-        real = partial_module.write_at
+        real = disk.write_at
 
         def write_at(fd: int, data: bytes, offset: int) -> None:
             if broken[0]:
@@ -433,7 +433,7 @@ class TestTrouble:
                 raise OSError(errno.ENOSPC, "full")
             real(fd, data, offset)
 
-        monkeypatch.setattr(partial_module, "write_at", write_at)
+        monkeypatch.setattr("synd.cache.partial.write_at", write_at)
         partial.write(0, data[:BLOCK])
         assert partial.has(0, BLOCK)
 
@@ -448,13 +448,15 @@ class TestTrouble:
     ) -> None:
         """Other failures to write keep their name, and ask nobody for room."""
         key, data = content(BLOCK)
-        partials = PartialStore(tmp_path, ObjectStore(tmp_path), on_full=lambda _: pytest.fail())
+        partials = PartialStore(
+            tmp_path, ObjectStore(tmp_path), on_full=lambda _: pytest.fail("asked")
+        )
         partial = partials.open(key, len(data))
 
         def write_at(fd: int, data: bytes, offset: int) -> None:
             raise OSError(errno.EIO, "broken")
 
-        monkeypatch.setattr(partial_module, "write_at", write_at)
+        monkeypatch.setattr("synd.cache.partial.write_at", write_at)
         with pytest.raises(StoreError):
             partial.write(0, data)
         partial.close()
@@ -469,7 +471,7 @@ class TestTrouble:
         partial.write(0, data[: 2 * BLOCK])
         partial.write(0, data)
 
-        assert [2 * BLOCK, 2 * BLOCK] == grown
+        assert grown == [2 * BLOCK, 2 * BLOCK]
         partial.close()
 
 
@@ -510,7 +512,7 @@ def test_many_fetchers_and_readers_agree(
     for thread in readers:
         thread.join()
 
-    assert [] == wrong
+    assert wrong == []
     assert len(data) == partial.have_bytes == partial.contiguous_prefix()
     partial.seal(partial.md5())
     assert objects.verify(key)

@@ -78,7 +78,6 @@ class TestTimes:
             (1_700_000_000.0, "yesterday", False),
         ],
     )
-    @pytest.mark.req("S3-03")
     def test_same_time(self, mtime: float, recorded: str, same: bool) -> None:
         """Whole seconds in a map stand for any fraction; other times are compared to the ms."""
         assert same is same_time(mtime, recorded)
@@ -120,7 +119,16 @@ class TestFind:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "{", "[]", "null", '{"/x": 5}', '{"/x": {"modified_time": 5}}', '{"rel": "now"}', "\xff"],
+        [
+            "",
+            "{",
+            "[]",
+            "null",
+            '{"/x": 5}',
+            '{"/x": {"modified_time": 5}}',
+            '{"rel": "now"}',
+            "\xff",
+        ],
     )
     def test_find_in_a_broken_map_is_a_miss(
         self, cache: SynapseCache, root: Path, content: Make, text: str
@@ -203,7 +211,7 @@ class TestAdopt:
 
 
 class TestEnter:
-    @pytest.mark.req("S3-02", "S3-09", "S2-43")
+    @pytest.mark.req("S3-03")
     def test_enter_puts_an_ordinary_copy_and_its_entry(
         self, cache: SynapseCache, objects: ObjectStore, content: Make, root: Path
     ) -> None:
@@ -269,7 +277,11 @@ class TestEnter:
         assert not root.exists()
 
     def test_enter_only_shared_makes_no_copy(
-        self, cache: SynapseCache, objects: ObjectStore, content: Make, monkeypatch: pytest.MonkeyPatch
+        self,
+        cache: SynapseCache,
+        objects: ObjectStore,
+        content: Make,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Where extents cannot be shared, the file is not entered and takes no room."""
         key, data = content(10)
@@ -277,10 +289,14 @@ class TestEnter:
         monkeypatch.setattr(module, "clone", lambda source, target: False)
 
         assert cache.enter(HANDLE, "f", objects.path(key), Md5(key), only_shared=True) is None
-        assert [] == os.listdir(cache.folder(HANDLE))
+        assert os.listdir(cache.folder(HANDLE)) == []
 
     def test_enter_without_room_leaves_nothing(
-        self, cache: SynapseCache, objects: ObjectStore, content: Make, monkeypatch: pytest.MonkeyPatch
+        self,
+        cache: SynapseCache,
+        objects: ObjectStore,
+        content: Make,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A full disk is no error: the file is in our own cache anyway."""
         key, data = content(10)
@@ -292,7 +308,7 @@ class TestEnter:
         monkeypatch.setattr(module, "clone", full)
 
         assert cache.enter(HANDLE, "f", objects.path(key), Md5(key)) is None
-        assert [] == os.listdir(cache.folder(HANDLE))
+        assert os.listdir(cache.folder(HANDLE)) == []
 
 
 class TestLock:
@@ -321,10 +337,12 @@ class TestLock:
         lock.mkdir(parents=True)
 
         path = objects.path(key)
-        assert cache.enter(HANDLE, "f", path, Md5(key), Deadline.after(1.2, "test", Hands())) is None
+        assert (
+            cache.enter(HANDLE, "f", path, Md5(key), Deadline.after(1.2, "test", Hands())) is None
+        )
 
         assert pytest.approx([0.5, 0.5, 0.2]) == naps
-        assert [".cacheMap.lock"] == os.listdir(cache.folder(HANDLE))
+        assert os.listdir(cache.folder(HANDLE)) == [".cacheMap.lock"]
 
     def test_lock_that_is_released_meanwhile_is_taken(
         self, root: Path, objects: ObjectStore, content: Make
@@ -339,6 +357,7 @@ class TestLock:
         assert cache.enter(HANDLE, "f", objects.path(key), Md5(key)) is not None
         assert not lock.exists()
 
+    @pytest.mark.announces("cache.lock-broken")
     def test_lock_older_than_ten_seconds_is_broken(
         self, root: Path, objects: ObjectStore, content: Make
     ) -> None:

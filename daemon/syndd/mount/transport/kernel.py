@@ -24,7 +24,7 @@ import os
 import stat as stat_mode
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,6 +43,13 @@ MAX_WRITE = 1 << 20
 """Largest READ and WRITE: 256 pages, the kernel's own limit (fs.fuse.max_pages_limit)."""
 _BUFFER = MAX_WRITE + 4096
 """What one request can measure: the kernel refuses smaller buffers."""
+MAX_READ = 512 << 10
+"""Largest READ. A spliced answer must fit into one pipe, header included, and a pipe that a user may
+have (pipe-max-size) holds 256 pages; half of that also lets two requests of one reader overlap."""
+_PIPE = 1 << 20
+_SPLICE_FROM = 64 << 10
+"""Below, copying is quicker than the pipe's system calls."""
+_DISK_THREADS = 4
 _BLOCK = 4096
 _NS = 1_000_000_000
 
@@ -62,7 +69,6 @@ _WANTED = (
     # Without it every write asks for security.capability first. The mount is nosuid.
     | Init.HANDLE_KILLPRIV_V2
     | Init.DO_READDIRPLUS
-
     | Init.ABORT_ERROR
     | Init.INIT_EXT
     | Init.HAS_RESEND
@@ -142,6 +148,30 @@ class _Pending(NamedTuple):
     future: Future[Any]
 
 
+class _Pipe(NamedTuple):
+    """Carries a spliced answer: header, then pages of a file."""
+
+    out: int
+    into: int
+    size: int
+
+    @classmethod
+    def make(cls) -> _Pipe | None:
+        out, into = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            size: int = fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _PIPE)
+        except OSError:
+            # The user's share of pipe memory is used up (pipe(7), pipe-user-pages-soft).
+            os.close(out)
+            os.close(into)
+            return None
+        return cls(out, into, size)
+
+    def close(self) -> None:
+        os.close(self.out)
+        os.close(self.into)
+
+
 class _Folder:
     """An open folder: where its reader is, so that the next request goes on with the same iterator."""
 
@@ -191,8 +221,9 @@ class KernelTransport:
         # those of an earlier daemon, whose readers go on with a handle that is not known here.
         self._next_folder = time.time_ns()
         self._ttls: dict[float, tuple[int, int]] = {}
-        self._out = bytearray(65536)
-        self._pipe: tuple[int, int] | None = None
+        self._pipes: list[_Pipe] = []
+        """Idle ones. A thread takes one for the time of one answer."""
+        self._disk: ThreadPoolExecutor | None = None
         if negotiated is not None and not negotiated.passthrough and passthrough:
             self.passthrough_off = "the kernel has no passthrough (Linux 6.9 and newer have)"
         self._table = self._dispatch_table()
@@ -247,7 +278,7 @@ class KernelTransport:
         unpack, readv = wire.IN_HEADER.unpack_from, os.readv
         while True:
             try:
-                readv(fd, buffers)
+                size = readv(fd, buffers)
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     return "unmounted"
@@ -257,6 +288,8 @@ class KernelTransport:
                 if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue
                 raise
+            if size < wire.BODY:
+                return "aborted"
             _, opcode, unique, node, _, _, _, _, _ = unpack(buffer)
             try:
                 requests[opcode] += 1
@@ -287,10 +320,10 @@ class KernelTransport:
             pending.future.cancel()
         self._pending.clear()
         self._folders.clear()
-        if self._pipe is not None:
-            for end in self._pipe:
-                os.close(end)
-            self._pipe = None
+        while self._pipes:
+            self._pipes.pop().close()
+        if self._disk is not None:
+            self._disk.shutdown(wait=False, cancel_futures=True)
 
     # Answers.
 
@@ -423,7 +456,12 @@ class KernelTransport:
     # Names and attributes.
 
     def _lookup(self, request: bytearray, unique: int, node: int, opcode: int) -> None:
-        answer = self._fs.lookup(node, bytes(request[40 : request.index(0, 40)]))
+        name = bytes(request[40 : request.index(0, 40)])
+        if len(name) > wire.NAME_MAX:
+            # The kernel lets names of up to 1024 bytes through to us.
+            self._error(unique, errno.ENAMETOOLONG)
+            return
+        answer = self._fs.lookup(node, name)
         if isinstance(answer, Future):
             self._defer(unique, opcode, node, answer, self._entry)
         else:
@@ -839,13 +877,13 @@ class KernelTransport:
         handle, offset, size = wire.READ_IN.unpack_from(request, wire.BODY)
         answer = self._fs.read(node, handle, offset, size)
         if isinstance(answer, Future):
-            self._defer(unique, opcode, node, answer, self._bytes)
+            self._defer(unique, opcode, node, answer, partial(self._bytes, node))
         else:
-            self._bytes(unique, answer)
+            self._bytes(node, unique, answer)
 
-    def _bytes(self, unique: int, data: bytes | memoryview | FileSlice) -> None:
+    def _bytes(self, node: int, unique: int, data: bytes | memoryview | FileSlice) -> None:
         if isinstance(data, FileSlice):
-            self._slice(unique, data)
+            self._slice(node, unique, data)
         else:
             self._data(unique, data)
 
@@ -856,9 +894,56 @@ class KernelTransport:
         except OSError as error:
             self._refused(unique, error)
 
-    def _slice(self, unique: int, part: FileSlice) -> None:
-        data = os.pread(part.fd, part.size, part.offset)
-        self._data(unique, data)
+    def _slice(self, node: int, unique: int, part: FileSlice) -> None:
+        fd, offset, size = part
+        if not _in_memory(fd, offset, size):
+            # The disk would keep every other request waiting.
+            if self._disk is None:
+                self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="synd-disk")
+            read = self._disk.submit(os.pread, fd, size, offset)
+            self._defer(unique, Op.READ, node, read, self._data)
+            return
+        if size >= _SPLICE_FROM:
+            size = max(0, min(size, os.fstat(fd).st_size - offset))
+            if size >= _SPLICE_FROM and self._splice(unique, fd, offset, size):
+                return
+        self._data(unique, os.pread(fd, size, offset))
+
+    def _splice(self, unique: int, fd: int, offset: int, size: int) -> bool:
+        """Answers from the file's page cache without a copy to us. False: nothing was answered."""
+        try:
+            pipe = self._pipes.pop()
+        except IndexError:
+            pipe = _Pipe.make()
+            if pipe is None:
+                return False
+        if size + _BLOCK > pipe.size:
+            self._pipes.append(pipe)
+            return False
+        try:
+            os.write(pipe.into, wire.OUT_HEADER.pack(16 + size, 0, unique))
+            left = size
+            while left:
+                moved = os.splice(fd, pipe.into, left, offset_src=offset)
+                if moved == 0:
+                    # The file is shorter than it was a moment ago; the header has promised too much.
+                    pipe.close()
+                    return False
+                left -= moved
+                offset += moved
+        except OSError as error:
+            pipe.close()
+            log.warning("mount.splice_failed", extra=fields(error=error))
+            return False
+        try:
+            os.splice(pipe.out, self.fd, 16 + size)
+        except OSError as error:
+            # What the kernel did not take stays in the pipe, which is therefore of no more use.
+            pipe.close()
+            self._refused(unique, error)
+        else:
+            self._pipes.append(pipe)
+        return True
 
     # Changes.
 
@@ -867,6 +952,9 @@ class KernelTransport:
     ) -> None:
         at = wire.NAME_AT.get(operation)
         name = None if at is None else bytes(request[at : request.index(0, at)])
+        if name is not None and len(name) > wire.NAME_MAX:
+            self._error(unique, errno.ENAMETOOLONG)
+            return
         answer = self._fs.change(_CHANGES[operation], node, name)
         if isinstance(answer, Future):
             self._defer(unique, opcode, node, answer, self._changed)
@@ -884,6 +972,21 @@ _PASSTHROUGH_OFF = {
     errno.ENOTTY: "the kernel has no passthrough (Linux 6.9 and newer have)",
     errno.ELOOP: "the cache lies on a stacked filesystem (overlayfs)",
 }
+
+
+def _in_memory(fd: int, offset: int, size: int) -> bool:
+    """Whether a file's bytes are in the page cache, judged by their first and last one."""
+    byte = bytearray(1)
+    try:
+        os.preadv(fd, [byte], offset, os.RWF_NOWAIT)
+        if size > _BLOCK:
+            os.preadv(fd, [byte], offset + size - 1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # The filesystem cannot tell (EOPNOTSUPP); one that lies in memory is like that.
+        return True
+    return True
 
 
 def _discard(value: object) -> None:

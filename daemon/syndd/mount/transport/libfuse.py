@@ -1,11 +1,14 @@
 """The same filesystem over libfuse, by way of mfusepy (or fusepy): portable, slower, without passthrough.
 
 libfuse asks by path and waits for each answer on a thread of its own, so here paths become nodes and
-Futures are waited for. It cannot be told what changed, therefore the kernel's time-outs are short, and
-file data is kept only while size and mtime stay the same (`auto_cache`).
+Futures are waited for. It cannot be told what changed, therefore the kernel's time-outs are short.
 
-Leaves to `session` when to start and stop. The invariant of paths: what `_Paths` remembers is never
-older than `REMEMBER_S`, so a name that leads elsewhere by now is found in that time.
+Leaves to `session` when to start and stop. Invariants:
+- what `_Paths` remembers is never older than `REMEMBER_S`, so a name that leads elsewhere by now is
+  found in that time;
+- the kernel knows one inode per path, so the pages it caches belong to one node at a time: `_Owners`
+  knows which, and whoever opens another node of that path meanwhile reads past the cache. (The size
+  is shared all the same: a reader of the old content sees the new size.)
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ _REMEMBER_MOST = 100_000
 _TICK_S = 0.1
 """How often a waiting request asks whether its caller gave up."""
 _BLOCK = 4096
+_NAME_MAX = 255
 _WRITING = os.O_ACCMODE | os.O_TRUNC
 
 T = TypeVar("T")
@@ -83,6 +87,53 @@ class _Paths:
 
     def forget_all(self) -> None:
         self._known.clear()
+
+
+class _Owners:
+    """path → whose pages the kernel may hold, and what is open. Lock order: its lock is a leaf."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: dict[str, int] = {}
+        self._open: dict[str, dict[int, int]] = {}
+        self._handles: dict[int, tuple[str, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def opened(self, path: str, node: int, handle: int) -> tuple[bool, bool]:
+        """Whether to read past the cache, and whether cached pages may be kept."""
+        with self._lock:
+            self._handles[handle] = (path, node)
+            nodes = self._open.setdefault(path, {})
+            others = any(other != node for other in nodes)
+            nodes[node] = nodes.get(node, 0) + 1
+            if others:
+                return True, True
+            keep = self._owner.get(path) == node
+            if len(self._owner) >= _REMEMBER_MOST:
+                self._owner.clear()
+            self._owner[path] = node
+            return False, keep
+
+    def node(self, handle: int) -> int | None:
+        found = self._handles.get(handle)
+        return None if found is None else found[1]
+
+    def closed(self, handle: int) -> int | None:
+        """The node that the handle was of."""
+        with self._lock:
+            found = self._handles.pop(handle, None)
+            if found is None:
+                return None
+            path, node = found
+            nodes = self._open[path]
+            nodes[node] -= 1
+            if nodes[node] == 0:
+                del nodes[node]
+            if not nodes:
+                del self._open[path]
+            return node
 
 
 class PathNotices:
@@ -140,8 +191,7 @@ class _Operations:
         self.paths = _Paths()
         self.pending: dict[int, tuple[str, int, float]] = {}
         self.requests = 0
-        self.handles: dict[int, int] = {}
-        """Handle → node, which stays that of the `open` whatever the path leads to later."""
+        self.owners = _Owners()
         self.ready = threading.Event()
         self._fs = fs
         self._uid = uid
@@ -178,14 +228,17 @@ class _Operations:
             attr = self._wait(self._fs.getattr(ROOT), "getattr", ROOT)
         else:
             parent, _, name = spelled.rpartition(b"/")
+            _check_name(name)
             above = self._find(parent.decode("utf-8", "surrogateescape"))
             attr = self._wait(self._fs.lookup(above.node, name), "lookup", above.node)
         self.paths.put(spelled, attr)
         return attr
 
     def _parent(self, path: str) -> tuple[int, bytes]:
-        folder, _, name = path.rpartition("/")
-        return self._find(folder).node, name.encode("utf-8", "surrogateescape")
+        folder, _, last = path.rpartition("/")
+        name = last.encode("utf-8", "surrogateescape")
+        _check_name(name)
+        return self._find(folder).node, name
 
     def _stat(self, attr: Attr) -> dict[str, int]:
         return {
@@ -208,8 +261,8 @@ class _Operations:
         self.ready.set()
 
     @_answered
-    def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
-        node = self.handles.get(fh) if fh else None
+    def getattr(self, path: str, fh: Any = None) -> dict[str, int]:
+        node = self.owners.node(fh.fh) if fh is not None else None
         if node is not None:
             return self._stat(self._wait(self._fs.getattr(node), "getattr", node))
         return self._stat(self._find(path))
@@ -244,7 +297,8 @@ class _Operations:
         return listing()
 
     @_answered
-    def open(self, path: str, flags: int) -> int:
+    def open(self, path: str, info: Any) -> int:
+        flags: int = info.flags
         for attempt in range(3):
             node = self._find(path).node
             if flags & _WRITING:
@@ -259,15 +313,19 @@ class _Operations:
                 continue
             if opened.backing is not None:
                 os.close(opened.backing)
-            handle = next(self._numbers)
-            self.handles[handle] = node
-            return handle
+            info.fh = next(self._numbers)
+            past, keep = self.owners.opened(path, node, info.fh)
+            info.direct_io = past or opened.direct_io
+            info.keep_cache = keep and opened.keep_cache
+            return 0
         raise AssertionError  # the loop returns or raises
 
     @_answered
-    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-        node = self.handles[fh]
-        answer = self._fs.read(node, fh, offset, size)
+    def read(self, path: str, size: int, offset: int, info: Any) -> bytes:
+        node = self.owners.node(info.fh)
+        if node is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        answer = self._fs.read(node, info.fh, offset, size)
         data: bytes | memoryview | FileSlice = self._wait(answer, "read", node)  # type: ignore[arg-type]  # mypy joins the union to Sequence
         if isinstance(data, FileSlice):
             return os.pread(data.fd, min(data.size, size), data.offset)
@@ -277,10 +335,10 @@ class _Operations:
         return data if isinstance(data, bytes) else bytes(data)
 
     @_answered
-    def release(self, path: str, fh: int) -> int:
-        node = self.handles.pop(fh, None)
+    def release(self, path: str, info: Any) -> int:
+        node = self.owners.closed(info.fh)
         if node is not None:
-            self._fs.release(node, fh)
+            self._fs.release(node, info.fh)
         return 0
 
     @_answered
@@ -293,7 +351,7 @@ class _Operations:
             "f_bfree": free,
             "f_bavail": free,
             "f_files": files,
-            "f_namemax": 255,
+            "f_namemax": _NAME_MAX,
         }
 
     @_answered
@@ -329,7 +387,7 @@ class _Operations:
         return self._change("setattr", self._find(path).node, None)
 
     @_answered
-    def truncate(self, path: str, length: int, fh: int | None = None) -> int:
+    def truncate(self, path: str, length: int, fh: Any = None) -> int:
         return self._change("setattr", self._find(path).node, None)
 
     @_answered
@@ -369,7 +427,7 @@ class _Operations:
         return self._change("rename", *self._parent(old))
 
     @_answered
-    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+    def write(self, path: str, data: bytes, offset: int, fh: Any) -> int:
         return self._change("write", self._find(path).node, None)
 
     @_answered
@@ -381,6 +439,12 @@ class _Operations:
     @_answered
     def removexattr(self, path: str, name: str) -> int:
         return self._change("removexattr", self._find(path).node, os.fsencode(name))
+
+
+def _check_name(name: bytes) -> None:
+    """The kernel lets names of up to 1024 bytes through to us."""
+    if len(name) > _NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 class LibfuseTransport:
@@ -407,11 +471,11 @@ class LibfuseTransport:
         self._mountpoint = mountpoint
         self._options: dict[str, Any] = {
             "foreground": True,
+            "raw_fi": True,
             "nothreads": False,
             "fsname": source,
             "subtype": "synd",
             "default_permissions": True,
-            "auto_cache": True,
             "use_ino": True,
             "attr_timeout": REMEMBER_S,
             "entry_timeout": REMEMBER_S,
@@ -444,7 +508,7 @@ class LibfuseTransport:
         return sorted(found, key=lambda w: w.since)
 
     def open_handles(self) -> int:
-        return len(self._operations.handles)
+        return len(self._operations.owners)
 
     def request_count(self) -> int:
         return self._operations.requests

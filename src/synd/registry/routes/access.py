@@ -85,7 +85,7 @@ def restriction_json(entity: int, where: Place) -> dict[str, Json]:
 
 
 def apply_acl(tx: sqlite3.Connection, entity: int, body: dict[str, Json]) -> None:
-    """Gives the entity the ACL in `body`. Raises Refused 400."""
+    """Gives the entity the ACL in `body`. Raises RefusedError 400."""
     grants: dict[int, int] = {}
     listed = body.get("resourceAccess")
     if not isinstance(listed, list):

@@ -26,7 +26,7 @@ from synd.registry.web import (
 
 
 def activity_json(db: Database, activity: int) -> dict[str, Json]:
-    """Raises Refused 404."""
+    """Raises RefusedError 404."""
     row = db.one(
         "SELECT etag, created_ns, created_by, modified_ns, modified_by, body FROM activity"
         " WHERE id = ?",
@@ -51,7 +51,8 @@ def _body(db: Database, raw: dict[str, Json]) -> str:
     if not isinstance(used, list):
         raise bad("used must be a list.")
     kept = []
-    for one in used:
+    for given in used:
+        one = given
         reference = one.get("reference")
         if isinstance(reference, dict) and reference.get("targetId"):
             target = parse_id(reference["targetId"])

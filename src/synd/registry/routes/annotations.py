@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sqlite3
 
@@ -39,7 +40,7 @@ def _check_value(kind: str, value: str, key: str) -> None:
 
 
 def check(raw: object) -> dict[str, Json]:
-    """An annotation map as it is stored. Raises Refused 400."""
+    """An annotation map as it is stored. Raises RefusedError 400."""
     if not isinstance(raw, dict):
         raise bad("annotations must be an object.")
     if len(raw) > _MAX_KEYS:
@@ -69,7 +70,7 @@ def check(raw: object) -> dict[str, Json]:
 
 
 def write_annotations(tx: sqlite3.Connection, entity: int, number: int, raw: object) -> None:
-    """Replaces a version's annotations. Raises Refused 400."""
+    """Replaces a version's annotations. Raises RefusedError 400."""
     kept = check(raw)
     tx.execute(
         "UPDATE entity_version SET annotations = ? WHERE entity_id = ? AND number = ?",
@@ -131,7 +132,7 @@ def _typed(kind: str, value: str) -> Json:
         return int(value)
     if kind == "DOUBLE":
         number = float(value)
-        return number if number == number and abs(number) != float("inf") else value
+        return number if math.isfinite(number) else value
     return value.lower() == "true" if kind == "BOOLEAN" else value
 
 

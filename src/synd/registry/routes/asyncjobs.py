@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from synd.registry.web import Json, Refused, Reply, Request, Router, bad, created, ok
+from synd.registry.web import Json, RefusedError, Reply, Request, Router, bad, created, ok
 
 Work = Callable[[Request, dict[str, Json]], Json]
 
@@ -45,7 +45,7 @@ def _get(request: Request) -> Reply:
     if status["jobState"] == "PROCESSING":
         return ok(status, 202)
     if status["jobState"] == "FAILED":
-        raise Refused(failure, status["errorMessage"])
+        raise RefusedError(failure, status["errorMessage"])
     return ok(status["responseBody"])
 
 

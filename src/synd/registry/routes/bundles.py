@@ -22,7 +22,7 @@ from synd.registry.web import Json, Reply, Request, Router, bad, created, ok
 
 
 def bundle(request: Request, entity: int, number: int | None, flags: dict[str, Json]) -> Json:
-    """The parts that `flags` ask for. Raises Refused 404, 403."""
+    """The parts that `flags` ask for. Raises RefusedError 404, 403."""
     db = request.registry.db
     where = access.need(db, entity, request.caller, access.READ)
     row = get(db, entity)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 
 from synd.clock import format_time
 from synd.ids import syn
@@ -38,7 +39,7 @@ _READABLE = (
     " AND g.principal IN (?, ?, ?) AND g.access & 1))"
 )
 _COUNT = (
-    "SELECT count(*), coalesce(sum(e.size), 0) FROM entity AS e WHERE e.parent_id = ?"
+    "SELECT count(*), coalesce(sum(e.size), 0) FROM entity AS e WHERE e.parent_id = ?"  # noqa: S608
     + _OF_KINDS
     + _READABLE
 )
@@ -49,39 +50,39 @@ _SORTS = {
 }
 
 
-def _queries() -> dict[tuple[str, bool, bool, bool, bool, bool], str]:
-    """The text for each shape of listing, made once: (sort, descending, seek, kinds, readable, few)."""
-    made = {}
+Shape = tuple[str, bool, bool, bool, bool]
+"""Of a listing: sort, descending, filtered by kind, filtered by right to read, few."""
+
+
+def _texts() -> tuple[dict[Shape, str], dict[Shape, str], dict[Shape, str]]:
+    """For each shape, made once: the first page, a page after a known row, the row before an offset."""
+    first, after, before = {}, {}, {}
     flags = (False, True)
-    for sort, (column, index) in _SORTS.items():
-        for descending in flags:
-            for seek in flags:
-                for of_kinds in flags:
-                    for readable in flags:
-                        for few in flags:
-                            way = "DESC" if descending else "ASC"
-                            text = _HEADER
-                            text += f" INDEXED BY {'entity_by_kind' if few else index}" + _LABEL
-                            if seek:
-                                text += (
-                                    f" AND (e.{column}, e.id) {'<' if descending else '>'} (?, ?)"
-                                )
-                            if of_kinds:
-                                text += _OF_KINDS
-                            if readable:
-                                text += _READABLE
-                            text += f" ORDER BY e.{column} {way}, e.id {way} LIMIT ?"
-                            if not seek:
-                                text += " OFFSET ?"
-                            made[sort, descending, seek, of_kinds, readable, few] = text
-    return made
+    for sort, descending, of_kinds, readable, few in product(_SORTS, flags, flags, flags, flags):
+        column, index = _SORTS[sort]
+        way, sign = ("DESC", "<") if descending else ("ASC", ">")
+        by = f" INDEXED BY {'entity_by_kind' if few else index}"
+        filters = (_OF_KINDS if of_kinds else "") + (_READABLE if readable else "")
+        order = f" ORDER BY e.{column} {way}, e.id {way} LIMIT ?"
+        shape = (sort, descending, of_kinds, readable, few)
+        first[shape] = _HEADER + by + _LABEL + filters + order
+        after[shape] = (
+            _HEADER + by + _LABEL + f" AND (e.{column}, e.id) {sign} (?, ?)" + filters + order
+        )
+        # Without filters this one counts along the index alone, without looking at a single row.
+        before[shape] = (
+            f"SELECT e.{column}, e.id FROM entity AS e{by} WHERE e.parent_id = ?"  # noqa: S608
+            + filters
+            + order.replace("LIMIT ?", "LIMIT 1 OFFSET ?")
+        )
+    return first, after, before
 
 
-_QUERIES = _queries()
+_FIRST, _AFTER, _BEFORE = _texts()
 
 
 def _offset(token: object) -> int:
-    """Raises Refused 400."""
+    """Raises RefusedError 400."""
     if token is None:
         return 0
     match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
@@ -133,30 +134,29 @@ def _children(request: Request) -> Reply:
     sum_bytes = sum(size for _, size in shown)
     of_kinds = len(shown) < len(counts)
     kinds_json = json.dumps(sorted(set(map(str, wanted))))
+    principals = request.caller.principals
     readable = (
         db.one("SELECT 1 FROM entity WHERE parent_id = ? AND has_acl = 1 LIMIT 1", (parent,))
         is not None
     )
-    principals = request.caller.principals
     if readable and (body.get("includeTotalChildCount") or body.get("includeSumFileSizes")):
         total, sum_bytes = db.all(_COUNT, (parent, kinds_json, *principals))[0]
 
-    few = of_kinds and total <= _FEW
+    shape = (sort, descending, of_kinds, readable, of_kinds and total <= _FEW)
     place = (parent, sort, descending, kinds_json, principals[0], offset)
     hints = request.registry.page_hints
-    hint = hints.get(place) if offset else None
-    args: list[object] = [parent]
-    if hint is not None:
-        args += hint
-    if of_kinds:
-        args.append(kinds_json)
-    if readable:
-        args += principals
-    args.append(PAGE + 1)
-    if hint is None:
-        args.append(offset)
-    sql = _QUERIES[sort, descending, hint is not None, of_kinds, readable, few]
-    rows = db.all(sql, tuple(args)) if total else []
+    filters: tuple[object, ...] = ((kinds_json,) if of_kinds else ()) + (
+        principals if readable else ()
+    )
+    rows: list[Row] = []
+    if total and not offset:
+        rows = db.all(_FIRST[shape], (parent, *filters, PAGE + 1))
+    elif total:
+        start: Row | None = hints.get(place) or db.one(
+            _BEFORE[shape], (parent, *filters, offset - 1)
+        )
+        if start is not None:
+            rows = db.all(_AFTER[shape], (parent, *start, *filters, PAGE + 1))
     token = None
     if len(rows) > PAGE:
         token = f"{PAGE}a{offset + PAGE}"

@@ -12,9 +12,28 @@ from synd.registry.entities import VersionRow, get, get_version, parse_id, parse
 from synd.registry.web import Json, Reply, Request, Router, bad, created, missing, ok
 
 TYPES = frozenset(
-    "STRING DOUBLE INTEGER BOOLEAN DATE FILEHANDLEID ENTITYID SUBMISSIONID EVALUATIONID LINK MEDIUMTEXT"
-    " LARGETEXT USERID STRING_LIST INTEGER_LIST BOOLEAN_LIST DATE_LIST ENTITYID_LIST USERID_LIST"
-    " JSON".split()
+    [
+        "STRING",
+        "DOUBLE",
+        "INTEGER",
+        "BOOLEAN",
+        "DATE",
+        "FILEHANDLEID",
+        "ENTITYID",
+        "SUBMISSIONID",
+        "EVALUATIONID",
+        "LINK",
+        "MEDIUMTEXT",
+        "LARGETEXT",
+        "USERID",
+        "STRING_LIST",
+        "INTEGER_LIST",
+        "BOOLEAN_LIST",
+        "DATE_LIST",
+        "ENTITYID_LIST",
+        "USERID_LIST",
+        "JSON",
+    ]
 )
 _KEPT = ("name", "columnType", "maximumSize", "maximumListLength", "defaultValue", "enumValues",
          "facetType", "facetSortConfig", "jsonSubColumns")  # fmt: skip
@@ -24,7 +43,7 @@ ColumnModel = dict[str, Json]
 
 
 def check(raw: object) -> ColumnModel:
-    """A column model as it is kept. Raises Refused 400."""
+    """A column model as it is kept. Raises RefusedError 400."""
     if not isinstance(raw, dict):
         raise bad("A column model must be an object.")
     body = {key: raw[key] for key in _KEPT if raw.get(key) is not None}
@@ -64,7 +83,7 @@ def store(tx: sqlite3.Connection, raw: object) -> ColumnModel:
 
 
 def get_column(db: Database, column: int) -> ColumnModel:
-    """Raises Refused 404."""
+    """Raises RefusedError 404."""
     row = db.one("SELECT body FROM column_model WHERE id = ?", (column,))
     if row is None:
         raise missing(f"The column {column} does not exist.")

@@ -9,11 +9,11 @@ from synd.errors import UsageError
 from synd.ids import md5, syn
 from synd.registry import access, entities, handles, kinds
 from synd.registry.db import Database
-from synd.registry.entities import EntityRow, get, get_version, header, parse_id, parse_number
+from synd.registry.entities import EntityRow, get, get_version, parse_id, parse_number
 from synd.registry.web import (
     NO_CONTENT,
     Json,
-    Refused,
+    RefusedError,
     Reply,
     Request,
     Router,
@@ -36,7 +36,7 @@ def version_arg(request: Request) -> int:
 
 
 def activity_arg(request: Request) -> int | None:
-    """The activity that ?generatedBy= names. Raises Refused 404."""
+    """The activity that ?generatedBy= names. Raises RefusedError 404."""
     raw = request.query.get("generatedBy")
     if not raw:
         return None
@@ -142,7 +142,7 @@ def _readable_headers(request: Request, wanted: list[tuple[int, int | None]]) ->
         try:
             access.need(db, entity, request.caller, access.READ)
             results.append(entities.header_of(db, entity, number))
-        except Refused:
+        except RefusedError:
             continue  # the batch forms leave out what is missing or unreadable
     return {"results": results, "totalNumberOfResults": len(results)}
 
@@ -227,7 +227,7 @@ def _file(request: Request) -> Reply:
     entity = entity_arg(request)
     where = access.need(db, entity, request.caller, access.DOWNLOAD)
     if where.unmet:
-        raise Refused(403, "There are unmet access requirements for this entity.")
+        raise RefusedError(403, "There are unmet access requirements for this entity.")
     row = get(db, entity)
     number = version_arg(request) if "version" in request.args else row.current
     version = get_version(db, entity, number)
@@ -255,9 +255,13 @@ def _swap_handle(request: Request) -> Reply:
             raise stale(f"The file handle of {syn(entity)}.{number}")
         before, after = handles.get(db, old), handles.get(db, new)
         if after.created_by != request.caller.user:
-            raise Refused(403, f"{request.caller.name} is not the creator of file handle {new}.")
+            raise RefusedError(
+                403, f"{request.caller.name} is not the creator of file handle {new}."
+            )
         if before.md5 is None or before.md5 != after.md5:
-            raise Refused(412, "The MD5 of the new file handle differs from that of the old one.")
+            raise RefusedError(
+                412, "The MD5 of the new file handle differs from that of the old one."
+            )
         tx.execute(
             "UPDATE entity_version SET handle_id = ? WHERE entity_id = ? AND number = ?",
             (new, entity, number),

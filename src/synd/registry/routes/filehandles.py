@@ -33,7 +33,7 @@ _EXTERNAL_PROPS = {
 
 
 def _own(request: Request) -> HandleRow:
-    """The handle in the path, if the caller made it. Raises Refused 404, 403."""
+    """The handle in the path, if the caller made it. Raises RefusedError 404, 403."""
     handle = handles.get(request.registry.db, parse_number(request.args["id"], "file handle id"))
     if handle.created_by != request.caller.user:
         raise forbidden("Only the creator of a file handle can access it directly using its ID.")
@@ -216,7 +216,7 @@ def _external(request: Request) -> Reply:
     return created(handles.to_json(handles.get(db, handle)))
 
 
-def _external_stored(request: Request) -> Reply:
+def _external_stored(_: Request) -> Reply:
     raise missing("This registry reaches no storage besides its own.")
 
 

@@ -22,7 +22,7 @@ from synd.registry.db import Database, now_ns
 from synd.registry.entities import check_name, parse_number
 from synd.registry.web import (
     Json,
-    Refused,
+    RefusedError,
     Reply,
     Request,
     Router,
@@ -53,20 +53,21 @@ class Upload(NamedTuple):
     updated_ns: int
 
 
-_COLUMNS = "id, user_id, request, part_size, parts, state, handle_id, started_ns, updated_ns"
+_SELECT = (
+    "SELECT id, user_id, request, part_size, parts, state, handle_id, started_ns, updated_ns"
+    " FROM multipart"
+)
 
 
 def _find(db: Database, user: int, digest: str) -> Upload | None:
-    row = db.one(
-        f"SELECT {_COLUMNS} FROM multipart WHERE user_id = ? AND request_hash = ?", (user, digest)
-    )
+    row = db.one(_SELECT + " WHERE user_id = ? AND request_hash = ?", (user, digest))
     return None if row is None else Upload._make(row)
 
 
 def _get(request: Request) -> Upload:
-    """The upload in the path. Raises Refused 404, 403."""
+    """The upload in the path. Raises RefusedError 404, 403."""
     number = parse_number(request.args["upload"], "upload id")
-    row = request.registry.db.one(f"SELECT {_COLUMNS} FROM multipart WHERE id = ?", (number,))
+    row = request.registry.db.one(_SELECT + " WHERE id = ?", (number,))
     if row is None:
         raise missing(f"The upload {number} does not exist.")
     upload = Upload._make(row)
@@ -88,7 +89,7 @@ def _status(upload: Upload) -> dict[str, Json]:
 
 
 def _checked(body: dict[str, Json]) -> tuple[dict[str, Json], int]:
-    """(the request as it is kept, number of parts). Raises Refused 400."""
+    """(the request as it is kept, number of parts). Raises RefusedError 400."""
     concrete = str(body.get("concreteType") or "")
     if concrete.endswith("MultipartUploadCopyRequest"):
         raise bad("This registry has one storage location: there is nowhere to copy to.")
@@ -143,8 +144,8 @@ def _start(request: Request) -> Reply:
                 " started_ns, updated_ns) VALUES (?, ?, ?, ?, ?, 'UPLOADING', ?, ?)",
                 (user, digest, text, kept["partSizeBytes"], "0" * parts, now, now),
             )
-            found = _find(db, user, digest)
-            assert found is not None
+            row = tx.execute(_SELECT + " WHERE id = last_insert_rowid()").fetchone()
+            found = Upload._make(row)
         if found.state == "UPLOADING":
             request.registry.blobs.upload_folder(found.id).mkdir(exist_ok=True)
     return created(_status(found))
@@ -211,7 +212,7 @@ def _add(request: Request) -> Reply:
 
 
 def _join(blobs: BlobStore, upload: Upload, digests: list[str], wanted: str, size: int) -> None:
-    """Makes the blob of an upload from its parts. Raises Refused 400 when it is not what was announced."""
+    """Makes the blob of an upload from its parts. Raises RefusedError 400 when it is not what was announced."""
     first = blobs.part(upload.id, 1, digests[0])
     aside = blobs.aside()
     hasher = hashlib.md5(usedforsecurity=False)
@@ -260,7 +261,7 @@ def _complete(request: Request) -> Reply:
         if again.state == "COMPLETED":
             return created(_status(again))
         raise bad("A part of the upload is no longer in storage.") from error
-    except Refused:
+    except RefusedError:
         # The parts cannot be mended: let the next start of the same file begin anew.
         with db.write() as tx:
             tx.execute("UPDATE multipart SET request_hash = NULL WHERE id = ?", (upload.id,))

@@ -176,7 +176,7 @@ def _delete_setting(request: Request) -> Reply:
     return NO_CONTENT
 
 
-def _sts(request: Request) -> Reply:
+def _sts(_: Request) -> Reply:
     raise bad("The storage of this registry gives no STS tokens.")
 
 

@@ -1,5 +1,8 @@
 """Queries, CSV downloads, transactions and snapshots of tables and views (synapse-rest.md 6)."""
 
+# Queries are put together from constants and from what `tablesql` made; values are bound.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
 import base64
@@ -18,7 +21,7 @@ from synd.registry.tables import MAX_ROWS_PER_PAGE, Change, apply_view_row, spel
 from synd.registry.tablesql import Query, SelectColumn, compile_select, table_of
 from synd.registry.web import (
     Json,
-    Refused,
+    RefusedError,
     Reply,
     Request,
     Router,
@@ -41,14 +44,14 @@ def _header(column: SelectColumn) -> dict[str, Json]:
 
 
 def _compiled(request: Request, sql: str) -> tuple[Query, int, list[ColumnModel]]:
-    """(query, the table it reads, the table's columns). Raises Refused."""
+    """(query, the table it reads, the table's columns). Raises RefusedError."""
     entity, number = table_of(sql)
     source, _, models = tables.source(request.registry.db, request.caller, entity, number)
     return compile_select(sql, source, request.caller.user), entity, models
 
 
 def _run(request: Request, sql: str, args: tuple[Any, ...]) -> sqlite3.Cursor:
-    """Raises Refused 400 where SQLite refuses what the parser let through."""
+    """Raises RefusedError 400 where SQLite refuses what the parser let through."""
     try:
         return request.registry.db.connection.execute(sql, args)
     except sqlite3.Error as error:
@@ -66,7 +69,13 @@ def _token(sql: str, offset: int, limit: int | None, with_etag: bool) -> str:
 
 
 def _page(
-    request: Request, query: Query, entity: int, sql: str, offset: int, limit: int | None, etag: bool
+    request: Request,
+    query: Query,
+    entity: int,
+    sql: str,
+    offset: int,
+    limit: int | None,
+    etag: bool,
 ) -> dict[str, Json]:
     """A QueryResult: rows from `offset`, at most a page of them, and the token of the next page."""
     page = MAX_ROWS_PER_PAGE if limit is None else min(limit, MAX_ROWS_PER_PAGE)
@@ -74,7 +83,8 @@ def _page(
     rows: list[dict[str, Json]] = []
     size = 0
     more = False
-    for values in _run(request, text, args):
+    for found in _run(request, text, args):
+        values = found
         if len(rows) == page or size > _MAX_PAGE_BYTES:
             more = True
             break
@@ -188,7 +198,9 @@ def _download_csv(request: Request, body: dict[str, Json]) -> Json:
     with open(aside, "w", encoding="utf-8", newline="") as out:
         writer = tables.csv_writer(out, descriptor)
         if body.get("writeHeader", True) is not False:
-            lead = (["ROW_ID", "ROW_VERSION"] if with_rows else []) + (["ROW_ETAG"] if with_etag else [])
+            lead = (["ROW_ID", "ROW_VERSION"] if with_rows else []) + (
+                ["ROW_ETAG"] if with_etag else []
+            )
             writer.writerow(lead + [column.name for column in query.columns])
         types = [column.type for column in query.columns]
         for values in _run(request, query.sql, query.args):
@@ -216,14 +228,14 @@ def _download_csv(request: Request, body: dict[str, Json]) -> Json:
 
 
 def _handle_text(request: Request, raw: object) -> io.TextIOWrapper:
-    """The bytes of one of the caller's file handles, as text. Raises Refused 403, 404."""
+    """The bytes of one of the caller's file handles, as text. Raises RefusedError 403, 404."""
     row = handles.get(request.registry.db, parse_number(raw, "file handle id"))
     if row.created_by != request.caller.user:
-        raise Refused(403, f"{request.caller.name} is not the creator of file handle {row.id}.")
-    try:
-        return open(
-            request.registry.blobs.path(row.md5 or ""), encoding="utf-8-sig", newline=""
+        raise RefusedError(
+            403, f"{request.caller.name} is not the creator of file handle {row.id}."
         )
+    try:
+        return open(request.registry.blobs.path(row.md5 or ""), encoding="utf-8-sig", newline="")
     except FileNotFoundError as error:
         raise missing(f"The bytes of file handle {row.id} are gone.") from error
 
@@ -256,7 +268,7 @@ def _apply(
 ) -> tuple[int, str]:
     db = request.registry.db
     if get(db, entity).kind == "table":
-        done, etag = tables.apply_rows(db, tx, request.caller, entity, rows)
+        done, etag = tables.apply_rows(tx, request.caller, entity, rows)
         return len(done), etag
     by_id = {model["id"]: model for model in models}
     for row in rows:
@@ -264,7 +276,12 @@ def _apply(
     return len(rows), get(db, entity).etag
 
 
-_FAILURES = {403: "UNAUTHORIZED", 404: "NOT_FOUND", 412: "CONCURRENT_UPDATE", 400: "ILLEGAL_ARGUMENT"}
+_FAILURES = {
+    403: "UNAUTHORIZED",
+    404: "NOT_FOUND",
+    412: "CONCURRENT_UPDATE",
+    400: "ILLEGAL_ARGUMENT",
+}
 
 
 def _append(
@@ -277,14 +294,15 @@ def _append(
         raise bad("toAppend is required.")
     rows = list(tables.row_set_changes(raw, models))
     if get(db, entity).kind == "table":
-        done, etag = tables.apply_rows(db, tx, request.caller, entity, rows)
+        done, etag = tables.apply_rows(tx, request.caller, entity, rows)
         return {
             "concreteType": _T + "RowReferenceSetResults",
             "rowReferenceSet": {
                 "tableId": syn(entity),
                 "etag": etag,
                 "headers": [
-                    {"id": m["id"], "name": m["name"], "columnType": m["columnType"]} for m in models
+                    {"id": m["id"], "name": m["name"], "columnType": m["columnType"]}
+                    for m in models
                 ],
                 "rows": [{"rowId": row, "versionNumber": version} for row, version in done],
             },
@@ -296,7 +314,7 @@ def _append(
         results.append(result)
         try:
             apply_view_row(db, tx, request.caller, row, by_id)
-        except Refused as error:
+        except RefusedError as error:
             result["failureCode"] = _FAILURES.get(error.status, "UNKNOWN")
             result["failureMessage"] = error.reason
     return {"concreteType": _T + "EntityUpdateResults", "updateResults": results}
@@ -305,7 +323,7 @@ def _append(
 def _transaction(request: Request, body: dict[str, Json]) -> Json:
     db = request.registry.db
     entity = parse_id(request.args["id"])
-    changes = body.get("changes")
+    changes = body.get("changes") or []  # a transaction may be a snapshot alone
     if not isinstance(changes, list):
         raise bad("changes must be a list.")
     results: list[dict[str, Json]] = []
@@ -321,9 +339,7 @@ def _transaction(request: Request, body: dict[str, Json]) -> Json:
             kind = str(change.get("concreteType", "")).rpartition(".")[2]
             if kind == "TableSchemaChangeRequest":
                 models = tables.change_schema(db, tx, request.caller, entity, change)
-                results.append(
-                    {"concreteType": _T + "TableSchemaChangeResponse", "schema": models}
-                )
+                results.append({"concreteType": _T + "TableSchemaChangeResponse", "schema": models})
             elif kind == "UploadToTableRequest":
                 results.append(_upload(request, tx, entity, change))
             elif kind == "AppendableRowSetRequest":
@@ -454,11 +470,12 @@ def add(router: Router) -> None:
         router, base + "/upload/csv", _upload_alone, scope="modify",
         concrete="UploadToTableRequest", entity_field="tableId",
     )  # fmt: skip
-    async_job(router, "/repo/v1/column/view/scope", _scope_columns, concrete="ViewColumnModelRequest")
+    async_job(
+        router, "/repo/v1/column/view/scope", _scope_columns, concrete="ViewColumnModelRequest"
+    )
     router.add("POST", base + "/snapshot", _snapshot, scope="modify", slow=True)
     router.add("POST", base + "/filehandles", _cell_handles, scope="download")
     router.add(
         "GET", base + "/column/{column}/row/{row}/version/{version}/file", _cell_file,
         scope="download",
     )  # fmt: skip
-

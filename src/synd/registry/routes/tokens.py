@@ -25,7 +25,7 @@ SCOPES = ("view", "download", "modify", "authorize", "openid", "email", "profile
 
 
 def check_scopes(raw: object) -> str:
-    """The words of a scope list, joined. Raises Refused 400."""
+    """The words of a scope list, joined. Raises RefusedError 400."""
     if not isinstance(raw, list) or not raw or not all(scope in SCOPES for scope in raw):
         raise bad(f"scope must be a list of {', '.join(SCOPES)}.")
     return ",".join(raw)

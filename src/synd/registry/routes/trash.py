@@ -73,8 +73,7 @@ def purge(db: Database, caller: Caller, entity: int) -> int:
             "DELETE FROM table_snapshot WHERE table_id IN (SELECT id FROM doomed)",
             "DELETE FROM table_state WHERE table_id IN (SELECT id FROM doomed)",
             "DELETE FROM favorite WHERE entity_id IN (SELECT id FROM doomed)",
-            "DELETE FROM wiki_page WHERE owner_type = 'entity'"
-            " AND owner_id IN (SELECT id FROM doomed)",
+            "DELETE FROM wiki_page WHERE owner_id IN (SELECT id FROM doomed)",
         ):
             tx.execute(statement)
         return tx.execute("DELETE FROM entity WHERE id IN (SELECT id FROM doomed)").rowcount

@@ -102,14 +102,13 @@ def _bundle(request: Request) -> Reply:
         bundle["userProfile"] = _profile(
             request.registry.db, int(user), int(user) == request.caller.user
         )
-    for bit, name, value in (
-        (0x8, "isCertified", True),
-        (0x10, "isVerified", False),
-        (0x20, "isACTMember", False),
-        (0x40, "isARReviewer", False),
-    ):
-        if mask & bit:
-            bundle[name] = value
+    flags = (
+        (0x8, "isCertified"),
+        (0x10, "isVerified"),
+        (0x20, "isACTMember"),
+        (0x40, "isARReviewer"),
+    )
+    bundle |= {name: name == "isCertified" for bit, name in flags if mask & bit}
     return ok(bundle)
 
 

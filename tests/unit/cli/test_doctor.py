@@ -1,0 +1,137 @@
+"""The doctor's checks, one by one, on machines that are made up."""
+
+import dataclasses
+
+import pytest
+
+from synd.cli import doctor
+from synd.config import Config, folders
+
+
+@pytest.fixture
+def machine(tmp_path):
+    found = folders({"SYND_HOME": str(tmp_path / "home")})
+    conf = tmp_path / "fuse.conf"
+    conf.write_text("# user_allow_other\n")
+    watches = tmp_path / "watches"
+    watches.write_text("1000000\n")
+    device = tmp_path / "fuse"
+    device.touch()
+    return doctor.Machine(
+        Config(endpoint="http://127.0.0.1:9"), found, str(tmp_path / "mnt"), device, conf, watches
+    )
+
+
+def verdicts(check, machine) -> list[str]:
+    return [f.verdict for f in doctor.run_check("x", check, machine)]
+
+
+def test_finding_when_not_ok_always_says_how_to_mend_it(machine):
+    """A complaint without a mend is no help."""
+    for name, check in doctor.CHECKS.items():
+        for finding in doctor.run_check(name, check, machine):
+            assert finding.saw
+            assert finding.verdict == doctor.OK or finding.mend, finding
+
+
+def test_fuse_when_the_device_is_missing_fails(machine, tmp_path):
+    """Nothing works without it."""
+    assert verdicts(doctor.check_fuse, machine) == ["ok"]
+    gone = dataclasses.replace(machine, device=tmp_path / "none")
+    assert verdicts(doctor.check_fuse, gone) == ["fail"]
+
+
+def test_allow_other_when_wanted_by_a_user_needs_fuse_conf(machine, monkeypatch):
+    """A commented line does not count."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    wanted = dataclasses.replace(machine, config=Config(allow_other=True))
+
+    assert verdicts(doctor.check_allow_other, wanted) == ["fail"]
+    assert verdicts(doctor.check_allow_other, machine) == ["ok"]
+    machine.fuse_conf.write_text("user_allow_other\n")
+    assert verdicts(doctor.check_allow_other, wanted) == ["ok"]
+
+
+def test_folders_when_open_to_others_warns(machine):
+    """Cached files may be controlled data."""
+    machine.folders.cache.mkdir(parents=True)
+    machine.folders.cache.chmod(0o755)
+
+    assert "warn" in verdicts(doctor.check_folders, machine)
+
+
+def test_mount_point_when_not_empty_or_no_folder_fails(machine, tmp_path):
+    """A mount would hide what is in it."""
+    assert verdicts(doctor.check_mount_point, machine) == ["ok"]
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "mnt" / "x").touch()
+    assert verdicts(doctor.check_mount_point, machine) == ["fail"]
+    file = dataclasses.replace(machine, mount=str(tmp_path / "mnt" / "x"))
+    assert verdicts(doctor.check_mount_point, file) == ["fail"]
+
+
+def test_inotify_when_few_watches_warns(machine):
+    """With the exact line that mends it."""
+    machine.inotify.write_text("8192\n")
+    [finding] = doctor.check_inotify(machine)
+
+    assert finding.verdict == "warn"
+    assert "sysctl fs.inotify.max_user_watches=" in finding.mend
+
+
+def test_disk_when_the_reserve_is_touched_fails(machine):
+    """Nothing could be cached."""
+    full = dataclasses.replace(machine, config=Config(cache_keep_free_bytes=1 << 60))
+
+    assert verdicts(doctor.check_disk, full) == ["fail"]
+
+
+@pytest.mark.parametrize(
+    ("release", "verdict"), [("6.8.0-generic", "warn"), ("5.15.0", "warn"), ("6.9.1", "ok")]
+)
+def test_passthrough_when_the_kernel_is_old_warns(machine, monkeypatch, release, verdict):
+    """It works, but less well."""
+    monkeypatch.setattr("platform.release", lambda: release)
+    monkeypatch.setattr(doctor, "_has_sys_admin", lambda: True)
+
+    assert verdicts(doctor.check_passthrough, machine) == [verdict]
+
+
+def test_service_when_nobody_listens_warns(machine):
+    """Offline is no fault of this machine: cached files stay readable."""
+    assert verdicts(doctor.check_service, machine) == ["warn"]
+
+
+def test_credentials_when_there_is_no_token_warns(machine):
+    """Public data can be read without."""
+    assert verdicts(doctor.check_credentials, machine) == ["warn"]
+
+
+def test_daemon_when_none_runs_says_where_its_log_is(machine):
+    """That is not a fault."""
+    [finding] = doctor.check_daemon(machine)
+
+    assert finding.verdict == "ok"
+    assert "syndd.log" in finding.saw
+
+
+def test_check_when_it_breaks_is_a_finding(machine):
+    """The doctor goes on to the next check."""
+
+    def broken(_machine):
+        raise PermissionError("no")
+
+    [finding] = doctor.run_check("x", broken, machine)
+    assert finding.verdict == "warn"
+
+
+def test_doctor_when_something_fails_is_69(synd, home, monkeypatch):
+    """A script can ask whether this machine will do."""
+    monkeypatch.setenv("SYND_ENDPOINT", "http://127.0.0.1:9")
+    (home / "file").touch()
+    monkeypatch.setenv("SYND_MOUNT", str(home / "file"))
+    said = synd("doctor", "--json")
+
+    assert said.code == 69
+    assert said.json["healthy"] is False
+    assert {f["check"] for f in said.json["findings"]} >= {"python", "mount point", "daemon"}

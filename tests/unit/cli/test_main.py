@@ -1,0 +1,117 @@
+"""Exceptions become text and exit code once; text and JSON are never mixed."""
+
+import pytest
+
+from synd.cli import main, status
+from synd.errors import NotFound
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "argv",
+        [["--nonsense"], ["nonsense"], ["job"], ["wait", "--timeout", "soon"], ["cache", "pin"]],
+        ids=" ".join,
+    )
+    def test_usage_when_wrong_is_64_and_points_to_the_help(self, synd, argv):
+        """sysexits.h, the parser's own errors too."""
+        said = synd(*argv)
+
+        assert said.code == 64
+        assert said.out == ""
+        assert "--help" in said.err
+
+    def test_usage_when_wrong_and_json_is_wanted_is_a_problem(self, synd):
+        """A program reads the reason from where it reads results."""
+        said = synd("wait", "--timeout", "soon", "--json")
+
+        assert said.code == 64
+        assert said.err == ""
+        assert said.json["error"]["type"] == "UsageError"
+        assert said.json["schema"] == 1
+
+    @pytest.mark.parametrize("argv", [["--help"], ["up", "-h"], ["cache", "--help"]], ids=" ".join)
+    def test_help_always_is_a_success(self, synd, argv):
+        """On standard output."""
+        said = synd(*argv)
+
+        assert said.code == 0
+        assert "Usage" in said.out
+
+    def test_version_always_names_the_program(self, synd):
+        """One line."""
+        assert synd("--version").out.startswith("synd ")
+
+
+class TestErrors:
+    def test_error_when_no_daemon_runs_is_69_with_the_mend(self, synd):
+        """`synd status` without a daemon."""
+        said = synd("status")
+
+        assert said.code == 69
+        assert said.out == ""
+        assert said.err == "synd: no daemon is running\n      start one with `synd up`\n"
+
+    def test_error_when_json_is_wanted_has_the_same_code(self, synd):
+        """And nothing beside the object."""
+        said = synd("status", "--json")
+
+        assert said.code == 69
+        assert said.err == ""
+        assert said.json["error"]["exit_code"] == 69
+
+    def test_error_of_the_daemon_keeps_its_class_and_code(self, synd, daemon):
+        """What the daemon raised is what the user sees."""
+        said = synd("info", "syn404")
+
+        assert said.code == NotFound.exit_code
+        assert "syn404 does not exist" in said.err
+
+    def test_error_when_interrupted_is_130(self, synd, monkeypatch):
+        """Ctrl-C is not a fault."""
+
+        def interrupted(*_args, **_more):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(main.typer.main, "get_command", interrupted)
+
+        assert synd("status").code == 130
+
+    def test_error_when_nobody_expected_it_is_70_and_hides_secrets(
+        self, synd, monkeypatch, tmp_path
+    ):
+        """A fault of ours: short text, and the traceback in a file."""
+
+        def broken(*_args, **_more):
+            raise ZeroDivisionError("Authorization: Bearer s3cr3t")
+
+        monkeypatch.setattr(main.typer.main, "get_command", broken)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        said = synd("status")
+
+        assert said.code == 70
+        assert "please report" in said.err
+        assert "s3cr3t" not in said.err
+        [left] = tmp_path.glob("*.traceback")
+        assert "s3cr3t" not in left.read_text()
+        assert "Traceback" in left.read_text()
+
+    def test_error_when_a_file_of_ours_cannot_be_read_names_it(self, synd, home):
+        """A configuration file that is a folder."""
+        (home / "config" / "config.toml").mkdir(parents=True)
+        said = synd("config", "list")
+
+        assert said.code == 78
+        assert "config.toml" in said.err
+
+
+def test_command_after_two_dashes_may_look_like_a_flag(synd, daemon):
+    """`--json` as a file's name is no flag."""
+    said = synd("why", "--", "--json")
+
+    assert said.code == 0
+    assert "--json" in said.out
+
+
+def test_module_status_always_registers_itself():
+    """Each command file brings its own parser and action."""
+    assert callable(status.register)

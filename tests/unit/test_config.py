@@ -1,0 +1,157 @@
+"""Settings: file, then environment, then flags; every bad field by name."""
+
+import dataclasses
+import tomllib
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from synd import config
+from synd.errors import ConfigError
+
+
+@pytest.fixture
+def env(tmp_path):
+    return {"SYND_HOME": str(tmp_path), "HOME": str(tmp_path)}
+
+
+def write(env, text):
+    file = config.folders(env).config_file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+class TestFolders:
+    def test_folders_when_home_is_given_lie_under_it(self, tmp_path):
+        """One variable moves everything."""
+        found = config.folders({"SYND_HOME": str(tmp_path)})
+
+        assert {f.parent for f in (found.config, found.state, found.cache, found.runtime)} == {
+            tmp_path
+        }
+
+    def test_folders_when_nothing_is_given_follow_xdg(self, tmp_path):
+        """State and cache are apart, so that cleaning one cannot cost the other."""
+        found = config.folders({"HOME": "/home/a", "XDG_RUNTIME_DIR": str(tmp_path)})
+
+        assert str(found.config) == "/home/a/.config/synd"
+        assert str(found.state) == "/home/a/.local/state/synd"
+        assert str(found.cache) == "/home/a/.cache/synd"
+        assert found.runtime == tmp_path / "synd"
+
+    def test_folders_when_there_is_no_runtime_folder_use_the_state(self):
+        """Machines without a login session have none."""
+        found = config.folders({"HOME": "/home/a", "XDG_RUNTIME_DIR": "/nowhere"})
+
+        assert str(found.runtime) == "/home/a/.local/state/synd/run"
+
+
+class TestLoad:
+    def test_load_when_nothing_is_set_is_the_defaults(self, env):
+        """No file is fine."""
+        assert config.load(env) == config.Config()
+
+    def test_load_when_all_three_speak_the_nearest_wins(self, env):
+        """File < environment < flag; a flag of None was not given."""
+        write(env, 'mount = "/file"\nfreshness_s = 5\nrequest_concurrency = 2\n')
+        env |= {"SYND_MOUNT": "/env", "SYND_FRESHNESS_S": "6"}
+        found = config.load(env, {"mount": "/flag", "freshness_s": None})
+
+        assert (found.mount, found.freshness_s, found.request_concurrency) == ("/flag", 6.0, 2)
+
+    @pytest.mark.parametrize(
+        ("name", "text", "value"),
+        [
+            ("allow_other", "yes", True),
+            ("allow_other", "0", False),
+            ("projects", "syn1, syn2", ("syn1", "syn2")),
+            ("log_level", "debug", "DEBUG"),
+            ("cache_max_bytes", "10", 10),
+        ],
+    )
+    def test_load_when_from_the_environment_is_typed(self, env, name, text, value):
+        """Texts become what the field is."""
+        env[f"SYND_{name.upper()}"] = text
+
+        assert getattr(config.load(env), name) == value
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("allow_other", "perhaps"),
+            ("cache_max_bytes", "-1"),
+            ("cache_max_bytes", "1.5"),
+            ("freshness_s", "inf"),
+            ("freshness_s", "nan"),
+            ("transport", "carrier pigeon"),
+            ("log_level", "LOUD"),
+        ],
+    )
+    def test_load_when_a_value_is_wrong_names_variable_and_value(self, env, name, text):
+        """The message is enough to mend it."""
+        env[f"SYND_{name.upper()}"] = text
+        with pytest.raises(ConfigError, match=f"SYND_{name.upper()}.*{text}"):
+            config.load(env)
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("nonsense = 1", "there is no setting 'nonsense'"),
+            ("mount = 5", "mount = 5"),
+            ("projects = [1]", "projects"),
+            ("mount = ", "not valid TOML"),
+            ("cache_max_bytes = true", "cache_max_bytes"),
+        ],
+    )
+    def test_load_when_the_file_is_wrong_names_file_and_field(self, env, text, said):
+        """So that nobody has to search."""
+        file = write(env, text)
+        with pytest.raises(ConfigError) as caught:
+            config.load(env)
+
+        assert said in str(caught.value)
+        assert str(file) in str(caught.value)
+
+
+class TestSave:
+    def test_save_when_one_setting_changes_keeps_the_others_and_the_comments(self, env):
+        """What a user wrote into the file is the user's."""
+        file = write(env, '# mine\nmount = "/a"  # here\nfreshness_s = 5.0\n')
+        config.save({"freshness_s": 7.5, "allow_other": True}, env)
+
+        assert config.load(env).freshness_s == 7.5
+        assert config.load(env).allow_other is True
+        assert config.load(env).mount == "/a"
+        assert "# mine" in file.read_text()
+        assert '"/a"  # here' in file.read_text()
+
+    def test_save_when_a_setting_is_unset_takes_it_out(self, env):
+        """None removes."""
+        file = write(env, 'projects = [\n  "syn1",\n]\nmount = "/a"\n')
+        config.save({"projects": None}, env)
+
+        assert tomllib.loads(file.read_text()) == {"mount": "/a"}
+
+    def test_save_when_unknown_or_wrong_writes_nothing(self, env):
+        """The file stays good."""
+        file = write(env, 'mount = "/a"\n')
+        for change in ({"nonsense": 1}, {"transport": "x"}):
+            with pytest.raises(ConfigError):
+                config.save(change, env)
+
+        assert file.read_text() == 'mount = "/a"\n'
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+    def test_save_always_is_undone_by_load(self, env, text):
+        """Whatever text a value holds, the file stays TOML and gives it back."""
+        config.save({"mount": text}, env)
+
+        assert config.load(env).mount == text
+
+
+def test_config_always_documents_every_field():
+    """docs/configuration.md and `synd config list` are made from it."""
+    assert all(f.metadata.get("doc") for f in dataclasses.fields(config.Config))
