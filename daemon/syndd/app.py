@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from synd.cache.disk import can_clone
 from synd.cache.evict import Limits
 from synd.cache.folder import Cache
 from synd.cache.synapse_cache import SynapseCache, location
@@ -30,6 +31,7 @@ from synd.errors import Busy, Forbidden, NotLoggedIn, RemoteUnavailable, SyndErr
 from synd.ids import entity_id
 from synd.jobs.queue import Queue
 from synd.log import fields
+from synd.mirror.adoption import Adoption
 from synd.mirror.external import Probe
 from synd.mirror.poll import Poller
 from synd.mirror.siblings import Siblings
@@ -128,6 +130,9 @@ class App:
         self._urls = Urls(self._client, loop)
         excluded = [Path(config.mount), self._folders.cache]
         self._official = SynapseCache(location(), exclude=excluded)
+        self._shares_extents = await asyncio.to_thread(
+            can_clone, self._folders.cache, self._official.root
+        )
         self._streams = Streams(
             self._cache.objects,
             self._cache.partials,
@@ -136,13 +141,14 @@ class App:
             self._urls,
             self._waits,
             connections=config.transfer_connections,
+            connect_s=config.connect_timeout_s,
             window_bytes=config.window_max_bytes,
             wait_s=config.read_timeout_s,
             hold_s=config.verify_hold_s,
             on_complete=self._completed,
             on_mismatch=lambda file: self._fs.content_changed(file),
             on_corrupt=self._corrupt,
-            adopt=self._adopt,
+            adopt=Adoption(self._cache, self._official if config.adopt_synapse_cache else None),
         )
         siblings = Siblings(self._tree.entities, self._cache.objects, self._streams, self._urls)
         self._sizes = Sizes(self._tree, views=config.views, wait_s=config.size_wait_s)
@@ -301,17 +307,14 @@ class App:
         self._fs.content_changed(file)
         self._events.of_problem(why, file.entity)
 
-    def _adopt(self, file: FileVersion) -> bool:
-        """Looks on this machine before asking the network. On a transfer thread."""
-        if self._cache.recall(file.key):
-            return True
-        if not self._config.adopt_synapse_cache or file.handle is None or file.md5 is None:
-            return False
-        return self._official.adopt(file.handle, file.md5, self._cache.objects)
-
     def _enter(self, file: FileVersion, *, only_shared: bool) -> None:
-        """Gives the official client what was downloaded, off every thread that anybody waits for."""
+        """Gives the official client what was downloaded, off every thread that anybody waits for.
+
+        What was merely read is entered only where that costs no room on the disk.
+        """
         if not self._config.adopt_synapse_cache or file.handle is None or file.md5 is None:
+            return
+        if only_shared and not self._shares_extents:
             return
         handle, digest, name = file.handle, file.md5, file.name
         path = self._cache.objects.path(file.key)

@@ -74,7 +74,7 @@ def backoff_s(attempt: int, *, base_s: float = 0.25, cap_s: float = 30.0) -> flo
 
 def parse_time_ns(text: str) -> int:
     """UTC ns of the service's ISO-8601 text, e.g. 2026-01-31T08:00:00.123Z. Raises ValueError."""
-    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     whole = int(moment.replace(microsecond=0).timestamp())

@@ -83,5 +83,6 @@ def check_entity_name(name: str) -> str:
 
 def is_dropping(file_name: str) -> bool:
     """Whether a name is what editors, file managers and desktops leave about: never uploaded,
-    and answered as missing without a question to the service."""
+    and answered as missing without a question to the service.
+    """
     return _DROPPINGS.fullmatch(file_name) is not None

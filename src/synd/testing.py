@@ -499,6 +499,13 @@ class FakeRemote:
             return None
         return node.id
 
+    async def covers(
+        self, view: EntityId, container: EntityId, *, deadline: Deadline | None = None
+    ) -> bool:
+        await self._enter("covers", deadline)
+        node = self._get(view)
+        return node.kind is Kind.ENTITY_VIEW and container in node.scope
+
     async def create_view(
         self,
         parent: EntityId,

@@ -528,6 +528,22 @@ class TestViews:
 
         world(work)
 
+    def test_view_when_asked_tells_what_it_covers(self, world: Runner) -> None:
+        """Its own scope, not another project; and what is no view covers nothing."""
+
+        async def work(w: World) -> None:
+            project, other = await w.project(unique()), await w.project(unique("Q"))
+            view = await w.remote.create_view(project, "sizes", [project])
+            folder = await w.folder(project, "d")
+
+            assert await w.remote.covers(view, project)
+            assert not await w.remote.covers(view, other)
+            assert not await w.remote.covers(folder, project)
+            with pytest.raises(NotFound):
+                await w.remote.covers(EntityId(999_999_999), project)
+
+        world(work)
+
     def test_view_when_of_nothing_has_no_rows(self, world: Runner) -> None:
         """An empty project is an empty view, not an error."""
 

@@ -100,13 +100,15 @@ def test_deleted_file_knows_it(mountpoint: Path) -> None:
 
 def test_notices_do_not_wait_for_readers(mountpoint: Path) -> None:
     """A notice about a node with an unanswered read is queued at once, and requests go on."""
-    with mounts.mounted(mountpoint, "conformance") as server:
-        with mounts.client("open(argv[0]).read()", mountpoint / "never"):
-            mounts.eventually(lambda: server.state()["waiting"])
-            server.ask("touch", path="never", mtime_ns=1)
-            server.ask("replace", path="hello.txt", text="still served")
-            served = mounts.run(["cat", mountpoint / "hello.txt"], mountpoint=mountpoint).out
-            mounts.abort(server.connection)
+    with (
+        mounts.mounted(mountpoint, "conformance") as server,
+        mounts.client("open(argv[0]).read()", mountpoint / "never"),
+    ):
+        mounts.eventually(lambda: server.state()["waiting"])
+        server.ask("touch", path="never", mtime_ns=1)
+        server.ask("replace", path="hello.txt", text="still served")
+        served = mounts.run(["cat", mountpoint / "hello.txt"], mountpoint=mountpoint).out
+        mounts.abort(server.connection)
 
     assert served == "still served"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from syndd.mount import mounting
 from synd.errors import Busy, ConfigError, NotDirectory, NotEmpty
+from syndd.mount import mounting
 from tests.support import mounts
 
 pytestmark = pytest.mark.fuse
@@ -89,13 +89,15 @@ def test_stop_refuses_while_files_are_open(mountpoint: Path, transport: str) -> 
 
 def test_lazy_stop_ends_waiting_readers(mountpoint: Path) -> None:
     """A reader that would wait for ever gets an error when the patience of a lazy stop is over."""
-    with mounts.mounted(mountpoint, "conformance") as server:
-        with subprocess.Popen(
+    with (
+        mounts.mounted(mountpoint, "conformance") as server,
+        subprocess.Popen(
             ["cat", str(mountpoint / "direct-never")], stderr=subprocess.PIPE
-        ) as reader:
-            mounts.eventually(lambda: server.state()["waiting"])
-            server.ask("stop", lazy=True, timeout_s=0.2)
-            reader.wait(5)
+        ) as reader,
+    ):
+        mounts.eventually(lambda: server.state()["waiting"])
+        server.ask("stop", lazy=True, timeout_s=0.2)
+        reader.wait(5)
 
     assert reader.returncode == 1
 
@@ -159,9 +161,7 @@ USER = 65534
 
 
 @pytest.mark.parametrize("how", ["passthrough", "slice"])
-def test_user_mounts_by_fusermount(
-    open_folder: Path, as_user: list[str], how: str
-) -> None:
+def test_user_mounts_by_fusermount(open_folder: Path, as_user: list[str], how: str) -> None:
     """A user's mount works, reads without passthrough and says why, and is gone after the stop."""
     mountpoint = open_folder / "m"
     source = open_folder / "source"
@@ -199,9 +199,7 @@ def test_allow_other_needs_the_configuration(open_folder: Path, as_user: list[st
 
 def test_unknown_transport_is_refused(mountpoint: Path) -> None:
     """A misspelled transport is an error with the right names, and mounts nothing."""
-    with pytest.raises(AssertionError, match="kernel or libfuse|no transport"):
+    with pytest.raises(AssertionError, match=r"kernel or libfuse|no transport"):
         mounts.start(mountpoint, "conformance", transport="carrier-pigeon")
 
     assert mounts.connection_at(mountpoint) is None
-
-

@@ -94,9 +94,7 @@ def test_slice_past_the_end_is_short(mountpoint: Path, source: Path) -> None:
 def test_mixed_opens_never_fail(mountpoint: Path, source: Path, first: str) -> None:
     """While one mode is open the other is asked for: every open succeeds and reads right."""
     second = "bytes" if first == "passthrough" else "passthrough"
-    with mounts.mounted(
-        mountpoint, "FolderTree", {"root": str(source), "how": first}
-    ) as server:
+    with mounts.mounted(mountpoint, "FolderTree", {"root": str(source), "how": first}) as server:
         needs_passthrough(server)
         code = (
             "import hashlib\n"

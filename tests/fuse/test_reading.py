@@ -15,7 +15,9 @@ pytestmark = pytest.mark.fuse
 
 
 @pytest.fixture(params=["kernel", "libfuse", "deferred"], scope="module")
-def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def root(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """The conformance tree, mounted once per transport; `deferred` answers everything by Futures."""
     mountpoint = tmp_path_factory.mktemp("reading") / "m"
     mounts.mount_fusectl()
@@ -34,7 +36,8 @@ def client(code: str, *arguments: object, root: Path) -> str:
 def failing(code: str, *arguments: object, root: Path) -> str:
     """The errno's name with which `code` fails."""
     wrapped = (
-        "try:\n" + "".join(f"    {line}\n" for line in code.splitlines())
+        "try:\n"
+        + "".join(f"    {line}\n" for line in code.splitlines())
         + "except OSError as error: print(errno.errorcode[error.errno])\nelse: print('succeeded')"
     )
     return client(wrapped, *arguments, root=root)
@@ -63,7 +66,19 @@ def test_stat_shows_what_the_tree_says(root: Path) -> None:
 def test_reads_at_offsets_match(root: Path) -> None:
     """pread at any offset, across pages, and past the end gives exactly those bytes."""
     data = trees.pattern(3_000_000)
-    offsets = [0, 1, 4095, 4096, 131_071, 1_048_575, 1_500_000, 2_999_990, 2_999_999, 3_000_000, 9**9]
+    offsets = [
+        0,
+        1,
+        4095,
+        4096,
+        131_071,
+        1_048_575,
+        1_500_000,
+        2_999_990,
+        2_999_999,
+        3_000_000,
+        9**9,
+    ]
     told = client(
         "import hashlib\nf = os.open(argv[0], os.O_RDONLY)\n"
         "for at in map(int, argv[1:]): print(hashlib.md5(os.pread(f, 300_001, at)).hexdigest())",
@@ -156,7 +171,9 @@ def test_xattrs_read_list_and_miss(root: Path) -> None:
 def test_statfs_answers(root: Path) -> None:
     """df sees the numbers of the tree."""
     told = client(
-        "s = os.statvfs(argv[0]); print(s.f_bsize, s.f_blocks, s.f_bfree, s.f_namemax)", root, root=root
+        "s = os.statvfs(argv[0]); print(s.f_bsize, s.f_blocks, s.f_bfree, s.f_namemax)",
+        root,
+        root=root,
     )
 
     assert told == f"4096 {1 << 28} {1 << 27} 255"
@@ -239,7 +256,10 @@ def test_reading_goes_on_after_refusals(root: Path) -> None:
     mounts.run(["touch", root / "hello.txt"], mountpoint=root)
     mounts.run(["rm", "-f", root / "hello.txt"], mountpoint=root)
 
-    assert client("print(open(argv[0]).read().strip())", root / "hello.txt", root=root) == "hello, world"
+    assert (
+        client("print(open(argv[0]).read().strip())", root / "hello.txt", root=root)
+        == "hello, world"
+    )
 
 
 def test_read_only_mount_is_refused_by_the_kernel(mountpoint: Path, transport: str) -> None:
@@ -295,9 +315,7 @@ print(then == again, [name(d) for _ in range(500)] == first, first[:2])
 
 def test_entries_without_attributes_are_looked_up_on_demand(mountpoint: Path) -> None:
     """A listing whose sizes are not known yet shows its names without a look-up; stat asks."""
-    with mounts.mounted(
-        mountpoint, "MemoryTree", {"wide": 300, "attr_none": True}
-    ) as server:
+    with mounts.mounted(mountpoint, "MemoryTree", {"wide": 300, "attr_none": True}) as server:
         names = client("print(len(os.listdir(argv[0])))", mountpoint / "wide", root=mountpoint)
         listed = server.ask("calls").get("lookup", 0)
         client("[os.stat(e) for e in os.scandir(argv[0])]", mountpoint / "wide", root=mountpoint)
@@ -348,5 +366,3 @@ def test_mount_shows_its_type(mountpoint: Path, transport: str) -> None:
         ]
 
     assert kinds == ["fuse.synd"]
-
-

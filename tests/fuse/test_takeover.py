@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ class Held:
     def answers(self, pid: int) -> bool:
         return f'"ready": {pid}' in self.log
 
+    def is_not(self, pid: int) -> bool:
+        return bool(self.status().get("daemon") != pid)
+
+    def kept(self) -> dict[str, Any]:
+        """The holder's status, once it keeps a descriptor."""
+        status = self.status()
+        return status if status.get("names") else {}
+
     def kill(self) -> int:
         """kill -9 of the daemon; the pid of the next one, once it serves."""
         pid = self.serving()
@@ -95,9 +104,10 @@ def held(mountpoint: Path, tree: str, arguments: dict[str, Any], **options: Any)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(5)
-        for pid in {last.get("daemon"), last.get("pid")} - {None, process.pid}:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        for pid in (last.get("daemon"), last.get("pid")):
+            if pid and pid != process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +255,7 @@ def test_crash_loop_is_given_up(mountpoint: Path) -> None:
             for _ in range(holder.DEATHS):
                 pid = mount.serving()
                 os.kill(pid, signal.SIGKILL)
-                mounts.eventually(lambda pid=pid: mount.status().get("daemon") != pid)
+                mounts.eventually(partial(mount.is_not, pid))
             code = mount.process.wait(10)
             told = reader.line()
         ran = mounts.run(["stat", mountpoint], timeout_s=10)
@@ -262,9 +272,7 @@ def test_dead_holder_is_replaced(mountpoint: Path) -> None:
         daemon = mount.serving()
         mount.process.kill()
         mount.process.wait(5)
-        status = mounts.eventually(
-            lambda: (s := mount.status()).get("names") and s, timeout_s=15, what="a new holder"
-        )
+        status = mounts.eventually(mount.kept, timeout_s=15, what="a new holder")
         with mounts.client("print(open(argv[0]).read())", mountpoint / "doc") as reader:
             after = mount.kill()
             told = reader.line()
@@ -276,9 +284,7 @@ def test_dead_holder_is_replaced(mountpoint: Path) -> None:
 def test_failed_first_start_is_not_repeated(mountpoint: Path) -> None:
     """A daemon that dies before it ever had a mount fails once, with its own exit code."""
     runtime = mountpoint.parent / "run"
-    ran = mounts.run(
-        [*holder.command_line(str(runtime)), "/bin/sh", "-c", "exit 78"], timeout_s=10
-    )
+    ran = mounts.run([*holder.command_line(str(runtime)), "/bin/sh", "-c", "exit 78"], timeout_s=10)
 
     assert ran.status == 78
     assert ran.err.count("daemon_started") == 1
@@ -300,5 +306,3 @@ def test_second_holder_gives_way(mountpoint: Path) -> None:
 
         assert ran.status == 75
         assert mount.status()["pid"] == mount.process.pid
-
-

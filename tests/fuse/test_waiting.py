@@ -56,7 +56,12 @@ def test_errors_arrive_and_the_mount_lives(
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize(
     ("name", "transports"),
-    [("direct-never", "kernel"), ("never", "kernel"), ("never-found", "kernel"), ("never", "libfuse")],
+    [
+        ("direct-never", "kernel"),
+        ("never", "kernel"),
+        ("never-found", "kernel"),
+        ("never", "libfuse"),
+    ],
 )
 def test_blocked_reader_can_be_interrupted(
     mountpoint: Path, name: str, transports: str, signal_number: int
@@ -116,9 +121,7 @@ def test_abort_ends_every_waiting_reader(mountpoint: Path) -> None:
 
 def test_busy_threads_do_not_starve_the_mount(mountpoint: Path) -> None:
     """With another thread of the daemon busy in Python, look-ups still take well under 5 ms each."""
-    with mounts.mounted(
-        mountpoint, "WideTree", {"folders": 1, "files": 2000}, busy=1
-    ):
+    with mounts.mounted(mountpoint, "WideTree", {"folders": 1, "files": 2000}, busy=1):
         ran = mounts.python(
             "t = time.perf_counter()\n"
             "for n in range(500): os.stat(f'{argv[0]}/f{n:06d}')\n"
@@ -128,5 +131,3 @@ def test_busy_threads_do_not_starve_the_mount(mountpoint: Path) -> None:
         )
 
     assert float(ran.out) > 400
-
-

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from syndd.mount.ops import ROOT, Attr, DirEntry, Opened, StatFs
-
 from synd.errors import NotFound, Offline, ReadOnly, Stale
 from synd.ranges import FileSlice
+from syndd.mount.ops import ROOT, Attr, DirEntry, Opened, StatFs
 
 WHEN_NS = 1_700_000_000_123_456_789
 
@@ -322,7 +321,9 @@ class FolderTree(Tree):
         folder = self._paths[node]
         for number, name in enumerate(sorted(os.listdir(folder))[cookie:], cookie + 1):
             known = self._attr(os.path.join(folder, name))
-            yield DirEntry(os.fsencode(name), number, known.ino, known.mode, known if plus else None)
+            yield DirEntry(
+                os.fsencode(name), number, known.ino, known.mode, known if plus else None
+            )
 
     def readlink(self, node: int) -> bytes:
         return os.fsencode(os.readlink(self._paths[node]))
@@ -338,7 +339,9 @@ class FolderTree(Tree):
         fd = self._fds.get(node)
         if fd is None:
             with self._lock:
-                fd = self._fds.setdefault(node, os.open(self._paths[node], os.O_RDONLY | os.O_CLOEXEC))
+                fd = self._fds.setdefault(
+                    node, os.open(self._paths[node], os.O_RDONLY | os.O_CLOEXEC)
+                )
         if self.how == "bytes":
             return os.pread(fd, size, offset)
         return FileSlice(fd, offset, size)
@@ -406,5 +409,3 @@ class WideTree(Tree):
 
     def do_calls(self) -> dict[str, int]:
         return dict(self.calls)
-
-

@@ -31,11 +31,15 @@ T = TypeVar("T")
 def mount_fusectl() -> None:
     """Makes `abort` reachable; needs root once per machine."""
     if os.geteuid() == 0 and not any(CONNECTIONS.iterdir()) and not _has_fusectl():
-        subprocess.run(["mount", "-t", "fusectl", "none", str(CONNECTIONS)], timeout=10, check=False)
+        subprocess.run(
+            ["mount", "-t", "fusectl", "none", str(CONNECTIONS)], timeout=10, check=False
+        )
 
 
 def _has_fusectl() -> bool:
-    return any(line.split()[2] == "fusectl" for line in Path("/proc/mounts").read_text().splitlines())
+    return any(
+        line.split()[2] == "fusectl" for line in Path("/proc/mounts").read_text().splitlines()
+    )
 
 
 def abort(connection: int) -> None:
@@ -255,7 +259,12 @@ def run(
     return Ran(process.returncode, out, err, time.monotonic() - began)
 
 
-def python(code: str, *arguments: str | os.PathLike[str], timeout_s: float = 20.0, mountpoint: Path | None = None) -> Ran:
+def python(
+    code: str,
+    *arguments: str | os.PathLike[str],
+    timeout_s: float = 20.0,
+    mountpoint: Path | None = None,
+) -> Ran:
     """Runs a client in Python: `code` sees its arguments in `argv`."""
     return run(
         [sys.executable, "-S", "-c", HEAD + code, *arguments],
@@ -291,7 +300,7 @@ class Client:
 def client(code: str, *arguments: str | os.PathLike[str]) -> Iterator[Client]:
     """Runs `code` (see `python`) beside the test; killed when the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-S", "-c", HEAD + code, *map(os.fspath, arguments)],
+        [sys.executable, "-S", "-c", HEAD + code, *(os.fspath(a) for a in arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -309,10 +318,9 @@ def serve(words: dict[str, Any]) -> None:
     """The server process: mounts, says so on stdout, obeys stdin, unmounts when that ends."""
     import dataclasses
 
+    from synd.log import set_up
     from syndd.mount.fdstore import HolderStore
     from syndd.mount.session import MountOptions, MountSession, take
-
-    from synd.log import set_up
 
     set_up("DEBUG")
     module, _, name = words["tree"].rpartition(":")
@@ -360,7 +368,7 @@ def serve(words: dict[str, Any]) -> None:
             else:
                 value = getattr(tree, f"do_{what}")(**arguments)
             say({"value": value})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # told to the test
             say({"error": f"{type(error).__name__}: {error}"})
     session.stop(lazy=True, timeout_s=2.0)
 

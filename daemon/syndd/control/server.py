@@ -68,7 +68,7 @@ def problem(error: SyndError) -> JSONResponse:
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, SyndError)  # noqa: S101  # registered for nothing else
+    assert isinstance(error, SyndError)  # registered for nothing else
     log.log(
         error.level if error.level < logging.ERROR else logging.INFO,
         "control.error",
@@ -78,7 +78,7 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for nothing else
+    assert isinstance(error, RequestValidationError)  # registered for nothing else
     parts = [
         f"{'.'.join(str(step) for step in one['loc'][1:]) or one['loc'][0]}: {one['msg']}"
         for one in error.errors()
@@ -87,7 +87,7 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101  # registered for nothing else
+    assert isinstance(error, HTTPException)  # registered for nothing else
     if error.status_code == 404:
         return problem(NotFound(f"there is no route {request.url.path}"))
     if error.status_code == 405:

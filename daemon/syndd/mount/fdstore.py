@@ -1,10 +1,10 @@
-"""Who keeps the mount's descriptor while the daemon is away, and how the next daemon gets it back.
+r"""Who keeps the mount's descriptor while the daemon is away, and how the next daemon gets it back.
 
 Two keepers behind one protocol: the holder process (`syndd hold`), and systemd's descriptor store. A
 descriptor comes with a state: JSON values that its next owner needs.
 
 The holder's wire protocol, over a stream socket, one request per connection:
-`OP NAME CONNECTION LENGTH\\n` and LENGTH bytes; the answer is `ok LENGTH\\n` or `error LENGTH\\n` and
+`OP NAME CONNECTION LENGTH\n` and LENGTH bytes; the answer is `ok LENGTH\n` or `error LENGTH\n` and
 LENGTH bytes. Descriptors travel with the first byte of a `put` and of a `take`'s answer.
 """
 

@@ -122,6 +122,8 @@ class HandleTable:
         """Opens the table of `mount`; with `inherited` keeps what another process left in it."""
         self.lock = threading.Lock()
         self.path = path
+        self.loaded = False
+        """An earlier daemon's handles were found."""
         self._close_backing = close_backing
         self._handles: dict[int, Handle] = {}
         self._nodes: dict[int, _Node] = {}
@@ -156,7 +158,7 @@ class HandleTable:
         return file
 
     def _load(self, file: _File, following: int, seen: int) -> None:
-        self._next, self._seen = following, seen
+        self._next, self._seen, self.loaded = following, seen, True
         closing: set[int] = set()
         for slot in range(file.slots - 1, -1, -1):
             at = _HEADER_SIZE + slot * _SLOT.size
@@ -220,7 +222,11 @@ class HandleTable:
             state = self._nodes.get(node)
             if state is not None and state.through:
                 return self._record_locked(node, Mode.PASSTHROUGH, state.backing, unique)
-            if register is not None and (state is None or not state.cached) and (made := register()):
+            if (
+                register is not None
+                and (state is None or not state.cached)
+                and (made := register())
+            ):
                 if made > self._seen:
                     self._seen = made
                     if self._file is not None:

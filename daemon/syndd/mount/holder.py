@@ -22,7 +22,7 @@ import socket
 import sys
 import time
 
-TYPE_CHECKING = False  # `typing` alone would be a twelfth of this process
+TYPE_CHECKING = False  # importing `typing` would be a twelfth of this process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -49,7 +49,9 @@ _SO_PEERCRED_SIZE = 12
 
 def main(folders: Folders, command: Sequence[str]) -> int:
     """Becomes the holder of `folders`; `command` starts the daemon. Does not return."""
-    os.execv(sys.executable, [*command_line(os.fspath(folders.runtime)), *command])
+    os.execv(  # noqa: S606  # ourselves
+        sys.executable, [*command_line(os.fspath(folders.runtime)), *command]
+    )
 
 
 def command_line(runtime: str) -> list[str]:
@@ -116,15 +118,15 @@ class Holder:
                 watched = self._pidfd
                 if watched >= 0:
                     poller.register(watched, select.POLLIN)
-            left = None
-            if self._start_at is not None:
-                left = self._start_at - time.monotonic()
-                if left <= 0:
-                    self._start()
-                    continue
+            left = self._until_start()
+            if left is not None and left <= 0:
+                self._start()
+                continue
             for fd, _ in poller.poll(None if left is None else left * 1000):
                 if fd == watched:
                     poller.unregister(watched)
+                    # The number may be given again at once, to the next daemon's.
+                    watched = -1
                     self._died()
                 elif fd == wake_r:
                     for number in os.read(wake_r, 64):
@@ -171,6 +173,10 @@ class Holder:
 
     # The daemon.
 
+    def _until_start(self) -> float | None:
+        """Seconds until the daemon is to be started; None when it is not."""
+        return None if self._start_at is None else self._start_at - time.monotonic()
+
     def _start(self) -> None:
         self._start_at = None
         if self._pid:
@@ -194,7 +200,13 @@ class Holder:
         os.close(self._pidfd)
         self._pid, self._pidfd = 0, -1
         # Of a daemon that another holder started, only this is known: a clean end drops the mount.
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if ours else 0 if not self._kept else -1
+        code = (
+            os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if ours
+            else 0
+            if not self._kept
+            else -1
+        )
         now = time.monotonic()
         self._deaths = [at for at in self._deaths if now - at < WITHIN_S] + [now]
         _log("WARNING" if code else "INFO", "hold.daemon_ended", pid=pid, code=code)

@@ -104,11 +104,11 @@ class Invalidator:
             if distrust and self.epochs:
                 self._write(wire.OUT_HEADER.pack(wire.OUT, wire.Notify.INC_EPOCH, 0))
             for (node, name, gone), data in batch.items():
-                if self._closed:
-                    return
                 self._write(_message(node, name, gone, data=data))
 
     def _write(self, message: bytes) -> None:
+        if self._closed:
+            return
         try:
             os.write(self._fd, message)
         except OSError as error:
@@ -127,14 +127,13 @@ def _message(node: int, name: bytes | None, gone: int | None, *, data: bool) -> 
     if name is None:
         # A negative offset spares the pages and drops the attributes only.
         size = wire.INVAL_INODE.size
-        return wire.INVAL_INODE.pack(
-            size, wire.Notify.INVAL_INODE, 0, node, 0 if data else -1, 0
-        )
+        return wire.INVAL_INODE.pack(size, wire.Notify.INVAL_INODE, 0, node, 0 if data else -1, 0)
     if gone is None:
         size = wire.INVAL_ENTRY.size + len(name) + 1
-        return wire.INVAL_ENTRY.pack(
-            size, wire.Notify.INVAL_ENTRY, 0, node, len(name), 0
-        ) + name + b"\0"
+        return (
+            wire.INVAL_ENTRY.pack(size, wire.Notify.INVAL_ENTRY, 0, node, len(name), 0)
+            + name
+            + b"\0"
+        )
     size = wire.DELETE.size + len(name) + 1
     return wire.DELETE.pack(size, wire.Notify.DELETE, 0, node, gone, len(name), 0) + name + b"\0"
-

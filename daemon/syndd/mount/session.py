@@ -108,7 +108,8 @@ class SessionNotices(Protocol):
 class Transport(Protocol):
     """What serves a session's requests until `run` returns."""
 
-    passthrough_off: str
+    @property
+    def passthrough_off(self) -> str: ...
 
     def run(self) -> str: ...
 
@@ -174,18 +175,19 @@ class MountSession:
         else:
             session = cls._mount(fs, options, store, deadline)
         try:
-            session._wait_ready(deadline)
+            session._wait_ready(deadline)  # noqa: SLF001  # our own
         except BaseException:
             session.abort()
             session.stop(lazy=True, timeout_s=5.0)
             raise
+        state = session.state()
         log.info(
             "mount.ready",
             extra=fields(
-                mountpoint=options.mountpoint,
-                connection=session.connection,
-                taken_over=session._taken_over,
-                passthrough=session._transport.passthrough_off or "on",
+                mountpoint=state.mountpoint,
+                connection=state.connection,
+                taken_over=state.taken_over,
+                passthrough=state.passthrough_off or "on",
             ),
         )
         return session
@@ -215,7 +217,7 @@ class MountSession:
                 on_init=lambda _: negotiated.set(),
             )
             handles = HandleTable(
-                options.runtime / HANDLES, connection, close_backing=transport.close_backing
+                options.runtime / HANDLES, connection, close_backing=transport.backings.close
             )
             transport.use(handles)
             notices = Invalidator(fd)
@@ -244,7 +246,9 @@ class MountSession:
         agreed = transport.negotiated
         if agreed is None:
             session.stop(lazy=True, timeout_s=5.0)
-            raise ConfigError("the kernel's FUSE is older than 7.31 (Linux 5.4)", hint="--transport libfuse")
+            raise ConfigError(
+                "the kernel's FUSE is older than 7.31 (Linux 5.4)", hint="--transport libfuse"
+            )
         notices.epochs = agreed.minor >= _EPOCHS_SINCE
         notices.start()
         mounting.raise_readahead(connection, options.read_ahead_kb)
@@ -320,11 +324,16 @@ class MountSession:
         handles = HandleTable(
             options.runtime / HANDLES,
             connection,
-            close_backing=transport.close_backing,
+            close_backing=transport.backings.close,
             inherited=True,
         )
+        if not handles.loaded:
+            # Files that are open now may fail to be opened again until they are closed: their mode in
+            # the kernel is not known.
+            log.warning("mount.handles_lost", extra=fields(table=handles.path))
         transport.use(handles)
-        transport.close_leaked_backings()
+        if probe := transport.backings.probe():
+            handles.close_leaked(probe)
         notices = Invalidator(fd, epochs=agreed.minor >= _EPOCHS_SINCE)
         session = cls(
             options,
@@ -457,6 +466,14 @@ class MountSession:
             self.abort()
             if not self._closed.wait(5.0):
                 log.error("mount.stop_timed_out", extra=fields(connection=self.connection))
+
+    def detach(self, timeout_s: float = 5.0) -> None:
+        """Before an end that leaves the mount to the next daemon: what it should forget is told still.
+
+        Requests go on being served until the process ends; one that is cut off then is asked again.
+        """
+        self._stopping = True
+        self.notices.flush(timeout_s)
 
     def wait_closed(self, timeout_s: float | None = None) -> str:
         """Waits for the end of the mount, by whomever; why it ended, empty when it has not."""

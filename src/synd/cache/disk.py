@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from synd.errors import CacheFull, StoreError
@@ -113,6 +115,20 @@ def copy(source: int, target: int) -> None:
         if n == 0:
             return
         at += n
+
+
+def can_clone(source: Path, target: Path) -> bool:
+    """Whether files of one folder can share their extents with copies in the other."""
+    try:
+        if not target.is_dir() or source.stat().st_dev != target.stat().st_dev:
+            return False
+        with tempfile.TemporaryFile(dir=source) as one, tempfile.TemporaryFile(dir=target) as two:
+            one.write(b"\0" * PAGE)
+            one.flush()
+            fcntl.ioctl(two.fileno(), _FICLONE, one.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def sync_filesystem(folder: str) -> None:

@@ -133,6 +133,8 @@ class Cache:
         self._next_eviction_s = 0.0
         self._grown = 0
         self._sync_lock = threading.Lock()
+        self._doubtful = True
+        """Until the background has gone through what a power loss may have torn."""
         self._unsynced = True
         self._synced_s = clock.monotonic()
         self._use_lock = threading.Lock()
@@ -189,6 +191,7 @@ class Cache:
                 if self._stopping.is_set():
                     return
                 self.recall(key)
+            self._doubtful = False
         except Exception:
             log.exception("cache.unsettled")
 
@@ -266,6 +269,10 @@ class Cache:
         for name in names:
             with suppress(UsageError):
                 yield check_content_key(name)
+
+    def doubts(self, key: ContentKey) -> bool:
+        """Whether the object is here but has to be hashed before it is used (see `recall`)."""
+        return self._doubtful and (self._suspect / key).exists()
 
     def recall(self, key: ContentKey) -> bool:
         """Whether the object is here after all: a suspect is hashed now, and taken back if right.

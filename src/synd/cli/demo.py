@@ -115,7 +115,7 @@ def _registry(home: Path) -> Iterator[dict[str, Any]]:
             text=True,
         )
     try:
-        assert child.stdout is not None  # noqa: S101  # asked for above
+        assert child.stdout is not None  # asked for above
         line = _first_line(child, READY_S)
         if not line:
             raise SyndError("the local registry did not start", hint=f"see {home / 'registry.log'}")
@@ -134,7 +134,7 @@ def _first_line(child: subprocess.Popen[str], timeout_s: float) -> str:
     """The child's first line, or nothing when it ends or stays silent."""
     import select
 
-    assert child.stdout is not None  # noqa: S101  # asked for by the caller
+    assert child.stdout is not None  # asked for by the caller
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if select.select([child.stdout], [], [], 0.2)[0]:

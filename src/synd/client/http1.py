@@ -31,7 +31,9 @@ class EndedError(httpx.ReadError):
     """A kept connection ended as it was used again; the service has most likely not seen the request."""
 
 
-class _Origin(NamedTuple):
+class Origin(NamedTuple):
+    """Where a connection leads."""
+
     tls: bool
     host: str
     port: int
@@ -46,32 +48,45 @@ class Http1Transport(httpx.AsyncBaseTransport):
     def __init__(self, *, tls: ssl.SSLContext | None = None, idle_per_host: int = 16) -> None:
         self._tls = tls
         self._idle_per_host = idle_per_host
-        self._idle: dict[_Origin, list[_Connection]] = {}
+        self._idle: dict[Origin, list[_Connection]] = {}
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         tls = url.scheme == "https"
-        origin = _Origin(tls, url.host, url.port or (443 if tls else 80))
+        origin = Origin(tls, url.host, url.port or (443 if tls else 80))
         timeout: dict[str, float | None] = request.extensions.get("timeout", {})
+        status, headers, body = await self.exchange(
+            origin, _spelled(request), connect_s=timeout.get("connect"), read_s=timeout.get("read")
+        )
+        return httpx.Response(status, headers=headers, content=body, request=request)
+
+    async def exchange(
+        self, origin: Origin, data: bytes, *, connect_s: float | None, read_s: float | None
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """(status, headers, body) of the answer to the bytes of one request.
+
+        Raises httpx.ConnectTimeout, ConnectError, ReadTimeout, ReadError (EndedError when a kept
+        connection had ended), RemoteProtocolError.
+        """
         connection = self._kept(origin)
         if connection is None:
-            connection = await self._connect(origin, timeout.get("connect"), request)
+            connection = await self._connect(origin, connect_s)
         kept = False
         try:
-            async with asyncio.timeout(timeout.get("read")):
-                status, headers, body = await connection.exchange(_spelled(request))
+            async with asyncio.timeout(read_s):
+                answer = await connection.exchange(data)
             kept = connection.reusable
         except TimeoutError as error:
-            raise httpx.ReadTimeout("no answer in time", request=request) from error
+            raise httpx.ReadTimeout("no answer in time") from error
         except OSError as error:
-            raise httpx.ReadError(str(error), request=request) from error
+            raise httpx.ReadError(str(error)) from error
         finally:
             if kept:
                 self._keep(origin, connection)
             else:
                 connection.close()
-        return httpx.Response(status, headers=headers, content=body, request=request)
+        return answer
 
     async def aclose(self) -> None:
         self._closed = True
@@ -82,7 +97,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         # Transports close in the loop's next round.
         await asyncio.sleep(0)
 
-    def _kept(self, origin: _Origin) -> _Connection | None:
+    def _kept(self, origin: Origin) -> _Connection | None:
         kept = self._idle.get(origin)
         now = asyncio.get_running_loop().time()
         while kept:
@@ -92,7 +107,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
             connection.close()
         return None
 
-    def _keep(self, origin: _Origin, connection: _Connection) -> None:
+    def _keep(self, origin: Origin, connection: _Connection) -> None:
         kept = self._idle.setdefault(origin, [])
         if self._closed or len(kept) >= self._idle_per_host:
             connection.close()
@@ -100,9 +115,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         connection.idle_since = asyncio.get_running_loop().time()
         kept.append(connection)
 
-    async def _connect(
-        self, origin: _Origin, timeout_s: float | None, request: httpx.Request
-    ) -> _Connection:
+    async def _connect(self, origin: Origin, timeout_s: float | None) -> _Connection:
         extra: dict[str, Any] = {}
         if origin.tls:
             if self._tls is None:
@@ -117,9 +130,9 @@ class Http1Transport(httpx.AsyncBaseTransport):
                     _Connection, origin.host, origin.port, **extra
                 )
         except TimeoutError as error:
-            raise httpx.ConnectTimeout("no connection in time", request=request) from error
+            raise httpx.ConnectTimeout("no connection in time") from error
         except (OSError, UnicodeError) as error:
-            raise httpx.ConnectError(str(error), request=request) from error
+            raise httpx.ConnectError(str(error)) from error
         return connection
 
 

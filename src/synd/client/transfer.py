@@ -127,7 +127,7 @@ class _Origin(NamedTuple):
     """Proxy URL, empty for none."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """A URL taken apart."""
 
     origin: _Origin
@@ -367,7 +367,7 @@ class Downloader:
     ) -> Fetched:
         """`fetch_range` along its redirects."""
         for _ in range(MAX_REDIRECTS + 1):
-            place = self._place(url)
+            place = self.place(url)
             who = place.origin.host
             watch = _Watch(deadline, self._read_timeout_s, cancelled, who)
             watch.check()
@@ -384,7 +384,7 @@ class Downloader:
                 if not target:
                     raise ProtocolError(f"{who} redirects to nowhere")
                 following = urljoin(url, target)
-                if place.origin.tls and not self._place(following).origin.tls:
+                if place.origin.tls and not self.place(following).origin.tls:
                     raise ProtocolError(f"{who} redirects from https to an open connection")
                 url = following
             finally:
@@ -395,7 +395,7 @@ class Downloader:
                     connection.close()
         raise ProtocolError(f"more than {MAX_REDIRECTS} redirects in a row")
 
-    def _place(self, url: str) -> _Place:
+    def place(self, url: str) -> Place:
         """Where `url` leads. The environment's proxies are asked once per origin."""
         scheme, netloc, host, port, target = _split(url)
         tls = scheme == "https"
@@ -405,10 +405,10 @@ class Downloader:
             proxy = _proxy(scheme, host, port)
             with self._lock:
                 self._proxies[tls, host, port] = proxy
-        return _Place(_Origin(tls, host, port, proxy), netloc, target)
+        return Place(_Origin(tls, host, port, proxy), netloc, target)
 
     def _request(
-        self, place: _Place, start: int, end: int | None, watch: _Watch
+        self, place: Place, start: int, end: int | None, watch: _Watch
     ) -> tuple[_Connection, http.client.HTTPResponse]:
         """The answer's head. A kept connection that turns out to be dead is replaced once, unseen."""
         origin, netloc, target = place

@@ -114,10 +114,12 @@ class Counts:
 class _UnreachedError(Exception):
     """Internal: no connection came about, so the service has not seen the request."""
 
-    def __init__(self, why: str, *, tried: bool = True) -> None:
+    def __init__(self, why: str, *, tried: bool = True, silent: bool = False) -> None:
         super().__init__(why)
         self.tried = tried
         """False when another call's failure was taken for this one's."""
+        self.silent = silent
+        """Nobody even refused."""
 
 
 class _LostError(Exception):
@@ -284,7 +286,7 @@ class Transport:
                     entity=entity,
                 )
                 cause: BaseException | None = error.__cause__
-                out = not error.tried or self._note_unreached()
+                out = not error.tried or self._note_unreached(silent=error.silent)
                 wait = None if out else _CONNECT_RETRY.wait_s(failure, unreached, deadline)
             except _LostError as error:
                 if error.stale and replay:
@@ -338,9 +340,12 @@ class Transport:
         self._probe_at = now + _PROBE_EVERY_S
         return _OFFLINE_CONNECT_S
 
-    def _note_unreached(self) -> bool:
-        """Counts a try that found nobody; whether the service now counts as out of reach."""
-        self._unreached += 1
+    def _note_unreached(self, *, silent: bool) -> bool:
+        """Counts a try that found nobody; whether the service now counts as out of reach.
+
+        One silent try has taken its time already; refusals come at once, and a few may pass.
+        """
+        self._unreached += _CONNECT_TRIES if silent else 1
         if not self._offline_since_ns:
             if self._unreached < _CONNECT_TRIES:
                 return False
@@ -476,7 +481,8 @@ class Transport:
                     hint="a proxy of your network may sit between; "
                     "SSL_CERT_FILE names further authorities",
                 ) from error
-            raise _UnreachedError(_why(error, root)) from error
+            silent = isinstance(error, httpx.ConnectTimeout)
+            raise _UnreachedError(_why(error, root), silent=silent) from error
         except httpx.ProxyError as error:
             sent = False
             self._counts.failed += 1

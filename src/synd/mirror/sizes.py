@@ -289,7 +289,16 @@ class Sizes:
         try:
             async for batch in tree.remote.view_rows(view, deadline=deadline):
                 rows = [
-                    (r.id, r.version or 0, r.modified_on_ns, r.etag, r.handle, r.md5, r.size, r.file_name)
+                    (
+                        r.id,
+                        r.version or 0,
+                        r.modified_on_ns,
+                        r.etag,
+                        r.handle,
+                        r.md5,
+                        r.size,
+                        r.file_name,
+                    )
                     for r in batch
                 ]
                 await tree.in_writer(lambda rows=rows: tree.entities.apply_view_rows(rows))

@@ -321,9 +321,7 @@ class Tree:
                 if old is None or old.file_name == row.file_name:
                     continue
             if old.file_name != row.file_name or old.parent != row.parent:
-                news.append(
-                    Change(row.id, old.parent, old.file_name, gone=True, moved_on=False)
-                )
+                news.append(Change(row.id, old.parent, old.file_name, gone=True, moved_on=False))
                 news.append(change._replace(appeared=True))
             elif old[5:] != row[5:]:
                 news.append(change)

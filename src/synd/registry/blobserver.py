@@ -144,6 +144,8 @@ class _Connection:
         self.socket = connection
         self.held = b""
         """Bytes received beyond the request at hand."""
+        self.sent_bytes = 0
+        """Bytes of the body sent for the request at hand."""
 
     def run(self) -> None:
         while not self.server.stopping:
@@ -181,11 +183,16 @@ class _Connection:
         if self.server.latency_s:
             time.sleep(self.server.latency_s)
         faults = self.server.faults.hit(method, target) if self.server.faults.armed else []
-        status, keep = self._with_faults(method, target, headers, keep, faults)
-        self.server.requests.add(
-            "blob", method, "/blob" if target.startswith("/blob/") else "/part",
-            target.partition("?")[0], status,
-        )  # fmt: skip
+        self.sent_bytes = 0
+        status = 0
+        try:
+            status, keep = self._with_faults(method, target, headers, keep, faults)
+        finally:
+            # Also what a client broke off: its bytes were sent.
+            self.server.requests.add(
+                "blob", method, "/blob" if target.startswith("/blob/") else "/part",
+                target.partition("?")[0], status, self.sent_bytes,
+            )  # fmt: skip
         if status == 0:
             raise _DroppedError
         return keep
@@ -265,6 +272,7 @@ class _Connection:
         rate = self.server.bytes_per_s
         if part.size <= INLINE_BYTES and not rate:
             self.socket.sendall(head + os.pread(fd, part.size, part.start))
+            self.sent_bytes += part.size
             return
         self.socket.sendall(head, _MSG_MORE if part.size else 0)
         at = part.start
@@ -275,6 +283,7 @@ class _Connection:
             if sent == 0:
                 raise _DroppedError  # the file shrank: nothing else can be told now
             at += sent
+            self.sent_bytes += sent
             if rate:
                 wait = began + (at - part.start) / rate - time.monotonic()
                 if wait > 0:

@@ -156,10 +156,14 @@ class RequestLog:
         self._lock = threading.Lock()
         self._count: Counter[tuple[str, str, str, int]] = Counter()
         self._latest: deque[tuple[float, str, str, str, int]] = deque(maxlen=self.KEEP)
+        self._sent_bytes = 0
 
-    def add(self, side: str, method: str, route: str, target: str, status: int) -> None:
+    def add(
+        self, side: str, method: str, route: str, target: str, status: int, sent_bytes: int = 0
+    ) -> None:
         """`side` is rest or blob, `route` the template, `status` 0 for a dropped connection."""
         with self._lock:
+            self._sent_bytes += sent_bytes
             self._count[side, method, route, status] += 1
             self._latest.append((time.time(), side, method, target, status))
 
@@ -167,15 +171,18 @@ class RequestLog:
         with self._lock:
             self._count.clear()
             self._latest.clear()
+            self._sent_bytes = 0
 
     def report(self, limit: int) -> dict[str, Any]:
         with self._lock:
             counts = sorted(self._count.items())
             latest = list(self._latest)[-limit:] if limit else []
+            sent_bytes = self._sent_bytes
         return {
             "total": sum(n for _, n in counts),
             "rest": sum(n for (side, *_), n in counts if side == "rest"),
             "blob": sum(n for (side, *_), n in counts if side == "blob"),
+            "blob_bytes": sent_bytes,
             "counters": [
                 {"side": side, "method": method, "route": route, "status": status, "count": n}
                 for (side, method, route, status), n in counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -503,6 +504,28 @@ class TestOffline:
         talk(f"http://127.0.0.1:{unused_port()}", work)
 
         assert time.monotonic() - began < 5
+
+    def test_service_when_silent_is_told_after_one_connect_timeout(self) -> None:
+        """A network that swallows everything costs one time-out, not one per try."""
+        with socket.socket() as listener, contextlib.ExitStack() as fillers:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            port = listener.getsockname()[1]
+            # A full queue of connections that nobody accepts: the kernel drops what follows.
+            for _ in range(3):
+                filler = fillers.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(("127.0.0.1", port))
+            began = time.monotonic()
+
+            async def work(client: SynapseClient) -> None:
+                with pytest.raises(Offline):
+                    await client.whoami()
+                assert not client.status.online
+
+            talk(f"http://127.0.0.1:{port}", work, config=Config(connect_timeout_s=0.3))
+
+        assert 0.25 < time.monotonic() - began < 2
 
     def test_background_when_offline_fails_without_a_try(self) -> None:
         """While offline, polling costs nothing between probes; the foreground tries once."""

@@ -294,6 +294,7 @@ def test_demo_when_interrupted_leaves_nothing(tmp_path):
     )
     try:
         told = json.loads(child.stdout.readline())
+        assert "project" in told, told
         listed = subprocess.run(
             ["ls", told["project"]], capture_output=True, text=True, timeout=30, check=True
         )

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002  # handlers of one table have one signature
 """Speaks the kernel's FUSE protocol on /dev/fuse: requests in, calls of the filesystem, replies out.
 
 One thread reads requests and answers what the filesystem answers at once. A Future is answered from
@@ -18,12 +19,10 @@ Invariants:
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
-import stat as stat_mode
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +34,10 @@ from synd.ranges import FileSlice
 from syndd.mount import wire
 from syndd.mount.handles import Handle, HandleTable, Mode
 from syndd.mount.ops import Attr, DirEntry, Filesystem, Opened
+from syndd.mount.transport import listing
+from syndd.mount.transport.backing import TOO_OLD, Backings
+from syndd.mount.transport.listing import BLOCK, Folder, split_ttl
+from syndd.mount.transport.pages import SPLICE_FROM, Splicer, in_memory
 from syndd.mount.wire import Init, Op
 
 log = logging.getLogger(__name__)
@@ -46,11 +49,7 @@ _BUFFER = MAX_WRITE + 4096
 MAX_READ = 512 << 10
 """Largest READ. A spliced answer must fit into one pipe, header included, and a pipe that a user may
 have (pipe-max-size) holds 256 pages; half of that also lets two requests of one reader overlap."""
-_PIPE = 1 << 20
-_SPLICE_FROM = 64 << 10
-"""Below, copying is quicker than the pipe's system calls."""
 _DISK_THREADS = 4
-_BLOCK = 4096
 _NS = 1_000_000_000
 
 # Reads ahead of a reader are "background" requests. The kernel's default of 12 at once would let a
@@ -148,42 +147,6 @@ class _Pending(NamedTuple):
     future: Future[Any]
 
 
-class _Pipe(NamedTuple):
-    """Carries a spliced answer: header, then pages of a file."""
-
-    out: int
-    into: int
-    size: int
-
-    @classmethod
-    def make(cls) -> _Pipe | None:
-        out, into = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            size: int = fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _PIPE)
-        except OSError:
-            # The user's share of pipe memory is used up (pipe(7), pipe-user-pages-soft).
-            os.close(out)
-            os.close(into)
-            return None
-        return cls(out, into, size)
-
-    def close(self) -> None:
-        os.close(self.out)
-        os.close(self.into)
-
-
-class _Folder:
-    """An open folder: where its reader is, so that the next request goes on with the same iterator."""
-
-    __slots__ = ("at", "entries", "held", "plus")
-
-    def __init__(self) -> None:
-        self.entries: Iterator[DirEntry] | None = None
-        self.at = -1
-        self.plus = False
-        self.held: DirEntry | None = None
-
-
 class KernelTransport:
     """Serves one connection. `run` is the reading thread; everything else may be called from any."""
 
@@ -207,25 +170,22 @@ class KernelTransport:
         self.negotiated = negotiated
         self.requests = [0] * wire.OPCODES
         """How many of each opcode came."""
-        self.passthrough_off = "" if passthrough else "switched off by the settings"
-        """Why files are not opened with passthrough; empty when they are."""
+        self.backings = Backings(fd, off="" if passthrough else "switched off by the settings")
         self._fs = fs
         self._uid = uid
         self._gid = gid
         self._stack_depth = stack_depth
         self._on_init = on_init
-        self._handles = HandleTable(None, 0, close_backing=self.close_backing)
+        self._handles = HandleTable(None, 0, close_backing=self.backings.close)
         self._pending: dict[int, _Pending] = {}
-        self._folders: dict[int, _Folder] = {}
+        self._folders: dict[int, Folder] = {}
         # Folder handles live no longer than the daemon. Starting at the clock keeps them apart from
         # those of an earlier daemon, whose readers go on with a handle that is not known here.
         self._next_folder = time.time_ns()
-        self._ttls: dict[float, tuple[int, int]] = {}
-        self._pipes: list[_Pipe] = []
-        """Idle ones. A thread takes one for the time of one answer."""
+        self._splicer = Splicer(fd)
         self._disk: ThreadPoolExecutor | None = None
         if negotiated is not None and not negotiated.passthrough and passthrough:
-            self.passthrough_off = "the kernel has no passthrough (Linux 6.9 and newer have)"
+            self.backings.off = TOO_OLD
         self._table = self._dispatch_table()
 
     def _dispatch_table(self) -> list[Callable[[bytearray, int, int, int], None]]:
@@ -304,9 +264,15 @@ class KernelTransport:
     def waiting(self) -> list[Waiting]:
         """Requests without an answer, oldest first."""
         found = [
-            Waiting(Op(p.opcode).name.lower(), p.node, p.since) for p in list(self._pending.values())
+            Waiting(Op(p.opcode).name.lower(), p.node, p.since)
+            for p in list(self._pending.values())
         ]
         return sorted(found, key=lambda w: w.since)
+
+    @property
+    def passthrough_off(self) -> str:
+        """Why files are not opened with passthrough; empty when they are."""
+        return self.backings.off
 
     def open_handles(self) -> int:
         return len(self._handles)
@@ -320,8 +286,7 @@ class KernelTransport:
             pending.future.cancel()
         self._pending.clear()
         self._folders.clear()
-        while self._pipes:
-            self._pipes.pop().close()
+        self._splicer.close()
         if self._disk is not None:
             self._disk.shutdown(wait=False, cancel_futures=True)
 
@@ -421,11 +386,11 @@ class KernelTransport:
                 self._on_init(None)
             return
         wanted = _WANTED
-        if not self.passthrough_off:
+        if not self.backings.off:
             if offered & Init.PASSTHROUGH:
                 wanted |= Init.PASSTHROUGH
             else:
-                self.passthrough_off = "the kernel has no passthrough (Linux 6.9 and newer have)"
+                self.backings.off = TOO_OLD
         flags = offered & wanted
         self.negotiated = Negotiated(min(minor, wire.MINOR), flags, MAX_WRITE)
         self._send(
@@ -472,7 +437,7 @@ class KernelTransport:
         if ttl <= 0:
             self._error(unique, errno.ENOENT)
             return
-        s, ns = self._ttl(ttl)
+        s, ns = split_ttl(ttl)
         self._send(
             unique,
             wire.ENTRY_REPLY.pack(wire.ENTRY_REPLY.size, 0, unique, 0, 0, s, 0, ns, 0, *(0,) * 16),
@@ -480,8 +445,8 @@ class KernelTransport:
 
     def _entry(self, unique: int, attr: Attr) -> None:
         node, ino, mode, size, mtime, ctime, nlink, attr_ttl, entry_ttl = attr
-        attr_s, attr_ns = self._ttls.get(attr_ttl) or self._ttl(attr_ttl)
-        entry_s, entry_ns = self._ttls.get(entry_ttl) or self._ttl(entry_ttl)
+        attr_s, attr_ns = split_ttl(attr_ttl)
+        entry_s, entry_ns = split_ttl(entry_ttl)
         mtime_s, mtime_ns = divmod(mtime, _NS)
         ctime_s, ctime_ns = divmod(ctime, _NS)
         self._send(
@@ -490,7 +455,7 @@ class KernelTransport:
                 144, 0, unique,
                 node, 0, entry_s, attr_s, entry_ns, attr_ns,
                 ino, size, (size + 511) >> 9, mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns,
-                mode, nlink, self._uid, self._gid, 0, _BLOCK, 0,
+                mode, nlink, self._uid, self._gid, 0, BLOCK, 0,
             ),
         )  # fmt: skip
 
@@ -503,7 +468,7 @@ class KernelTransport:
 
     def _attributes(self, unique: int, attr: Attr) -> None:
         _, ino, mode, size, mtime, ctime, nlink, attr_ttl, _ = attr
-        attr_s, attr_ns = self._ttls.get(attr_ttl) or self._ttl(attr_ttl)
+        attr_s, attr_ns = split_ttl(attr_ttl)
         mtime_s, mtime_ns = divmod(mtime, _NS)
         ctime_s, ctime_ns = divmod(ctime, _NS)
         self._send(
@@ -512,16 +477,9 @@ class KernelTransport:
                 120, 0, unique,
                 attr_s, attr_ns, 0,
                 ino, size, (size + 511) >> 9, mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns,
-                mode, nlink, self._uid, self._gid, 0, _BLOCK, 0,
+                mode, nlink, self._uid, self._gid, 0, BLOCK, 0,
             ),
         )  # fmt: skip
-
-    def _ttl(self, seconds: float) -> tuple[int, int]:
-        if len(self._ttls) > 1000:
-            self._ttls.clear()
-        whole = int(seconds)
-        split = self._ttls[seconds] = (whole, int((seconds - whole) * _NS))
-        return split
 
     def _readlink(self, request: bytearray, unique: int, node: int, opcode: int) -> None:
         answer = self._fs.readlink(node)
@@ -641,135 +599,36 @@ class KernelTransport:
         self._folders.pop(handle, None)
         self._error(unique, 0)
 
-    def _readdir(
-        self, plus: bool, request: bytearray, unique: int, node: int, opcode: int
-    ) -> None:
+    def _readdir(self, plus: bool, request: bytearray, unique: int, node: int, opcode: int) -> None:
         handle, offset, size = wire.READ_IN.unpack_from(request, wire.BODY)
         folder = self._folders.get(handle)
         if folder is None:
-            folder = self._folders[handle] = _Folder()
-        if folder.entries is not None and folder.at == offset and (folder.plus or not plus):
-            self._listing(unique, node, folder, folder.entries, plus, offset, size)
+            folder = self._folders[handle] = Folder()
+        if folder.goes_on(offset, plus=plus):
+            self._listing(unique, node, folder, plus, offset, size)
             return
-        folder.entries, folder.held, folder.plus = None, None, plus
         answer = self._fs.readdir(node, offset - 2 if offset > 2 else 0, plus=plus)
         if isinstance(answer, Future):
 
             def listed(unique: int, entries: Iterable[DirEntry]) -> None:
-                self._listing(unique, node, folder, iter(entries), plus, offset, size)
+                folder.restart(iter(entries), plus=plus)
+                self._listing(unique, node, folder, plus, offset, size)
 
             self._defer(unique, opcode, node, answer, listed)
         else:
-            self._listing(unique, node, folder, iter(answer), plus, offset, size)
+            folder.restart(iter(answer), plus=plus)
+            self._listing(unique, node, folder, plus, offset, size)
 
     def _listing(
-        self,
-        unique: int,
-        node: int,
-        folder: _Folder,
-        entries: Iterator[DirEntry],
-        plus: bool,
-        offset: int,
-        size: int,
+        self, unique: int, node: int, folder: Folder, plus: bool, offset: int, size: int
     ) -> None:
-        """Offsets 1 and 2 stand behind `.` and `..`; an entry's own is its cookie plus 2."""
+        own = self._fs.getattr(node) if offset == 0 else None
+        ino = wire.UNKNOWN_INO if own is None or isinstance(own, Future) else own.ino
         out = bytearray(wire.OUT + size)
-        at = wire.OUT
-        end = at + size
-        head = wire.DIRENTPLUS_HEAD if plus else wire.DIRENT_HEAD
-        if offset < 2:
-            own = self._fs.getattr(node)
-            ino = wire.UNKNOWN_INO if isinstance(own, Future) else own.ino
-            for number, name, shown in ((1, b".", ino), (2, b"..", wire.UNKNOWN_INO)):
-                if number > offset and at + head + 8 <= end:
-                    if plus:
-                        wire.DIRENTPLUS[1].pack_into(
-                            out, at, *(0,) * 22, shown, number, len(name), stat_mode.S_IFDIR >> 12, name
-                        )
-                    else:
-                        wire.DIRENT[1].pack_into(
-                            out, at, shown, number, len(name), stat_mode.S_IFDIR >> 12, name
-                        )
-                    at += head + 8
-                    offset = number
-        pack = self._pack_plus if plus else self._pack_plain
-        folder.entries = entries
-        folder.at, at = pack(folder, entries, out, at, end, offset)
-        wire.OUT_HEADER.pack_into(out, 0, at, 0, unique)
+        end = listing.pack(folder, out, offset, ino=ino, plus=plus, uid=self._uid, gid=self._gid)
+        wire.OUT_HEADER.pack_into(out, 0, end, 0, unique)
         with memoryview(out) as view:
-            self._send(unique, view[:at])
-
-    def _pack_plain(
-        self,
-        folder: _Folder,
-        entries: Iterator[DirEntry],
-        out: bytearray,
-        at: int,
-        end: int,
-        offset: int,
-    ) -> tuple[int, int]:
-        structs = wire.DIRENT
-        entry = folder.held or next(entries, None)
-        folder.held = None
-        while entry is not None:
-            name, cookie, ino, mode, _ = entry
-            length = len(name)
-            words = (length + 7) >> 3
-            after = at + 24 + (words << 3)
-            if after > end:
-                folder.held = entry
-                break
-            if 0 < length < 256:
-                structs[words].pack_into(out, at, ino, cookie + 2, length, mode >> 12, name)
-                at = after
-            offset = cookie + 2
-            entry = next(entries, None)
-        return offset, at
-
-    def _pack_plus(
-        self,
-        folder: _Folder,
-        entries: Iterator[DirEntry],
-        out: bytearray,
-        at: int,
-        end: int,
-        offset: int,
-    ) -> tuple[int, int]:
-        structs, ttls, uid, gid = wire.DIRENTPLUS, self._ttls, self._uid, self._gid
-        entry = folder.held or next(entries, None)
-        folder.held = None
-        while entry is not None:
-            name, cookie, ino, mode, attr = entry
-            length = len(name)
-            words = (length + 7) >> 3
-            after = at + 152 + (words << 3)
-            if after > end:
-                folder.held = entry
-                break
-            offset = cookie + 2
-            if 0 < length < 256:
-                if attr is None:
-                    # Node 0: the name is listed, and looked up only if somebody stats it.
-                    structs[words].pack_into(
-                        out, at, *(0,) * 22, ino, offset, length, mode >> 12, name
-                    )
-                else:
-                    node, st_ino, st_mode, size, mtime, ctime, nlink, attr_ttl, entry_ttl = attr
-                    attr_s, attr_ns = ttls.get(attr_ttl) or self._ttl(attr_ttl)
-                    entry_s, entry_ns = ttls.get(entry_ttl) or self._ttl(entry_ttl)
-                    mtime_s, mtime_ns = divmod(mtime, 1_000_000_000)
-                    ctime_s, ctime_ns = divmod(ctime, 1_000_000_000)
-                    structs[words].pack_into(
-                        out, at,
-                        node, 0, entry_s, attr_s, entry_ns, attr_ns,
-                        st_ino, size, (size + 511) >> 9,
-                        mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns,
-                        st_mode, nlink, uid, gid, 0, 4096, 0,
-                        ino, offset, length, mode >> 12, name,
-                    )  # fmt: skip
-                at = after
-            entry = next(entries, None)
-        return offset, at
+            self._send(unique, view[:end])
 
     # Files.
 
@@ -805,8 +664,8 @@ class KernelTransport:
                 direct=opened.direct_io,
                 register=(
                     None
-                    if backing is None or self.passthrough_off
-                    else partial(self._register, backing)
+                    if backing is None or self.backings.off
+                    else partial(self.backings.register, backing)
                 ),
             )
         finally:
@@ -829,39 +688,6 @@ class KernelTransport:
         return self._send(
             unique, wire.OPEN_REPLY.pack(32, 0, unique, handle.number, answer, handle.backing)
         )
-
-    def _register(self, fd: int) -> int:
-        """A backing id for `fd`; 0 when the kernel gives none, and then why is remembered."""
-        argument = bytearray(wire.BACKING_MAP.pack(fd, 0, 0))
-        try:
-            given: int = fcntl.ioctl(self.fd, wire.DEV_IOC_BACKING_OPEN, argument)
-        except OSError as error:
-            if error.errno in _PASSTHROUGH_OFF:
-                self.passthrough_off = _PASSTHROUGH_OFF[error.errno]
-                log.info("mount.passthrough_off", extra=fields(reason=self.passthrough_off))
-            else:
-                log.warning("mount.passthrough_failed", extra=fields(error=error))
-            return 0
-        return given
-
-    def close_backing(self, backing: int) -> None:
-        try:
-            fcntl.ioctl(self.fd, wire.DEV_IOC_BACKING_CLOSE, backing.to_bytes(4, "little"))
-        except OSError as error:
-            # ENOENT: closed already by a daemon that died before it could write so.
-            if error.errno != errno.ENOENT:
-                log.warning("mount.backing_close_failed", extra=fields(error=error, id=backing))
-
-    def close_leaked_backings(self) -> int:
-        """After a take-over: closes ids that the earlier daemon got but did not come to record."""
-        if self.passthrough_off:
-            return 0
-        with open("/proc/self/exe", "rb") as any_file:
-            probe = self._register(any_file.fileno())
-        if not probe:
-            return 0
-        self.close_backing(probe)
-        return self._handles.close_leaked(probe)
 
     def _release(self, request: bytearray, unique: int, node: int, opcode: int) -> None:
         (number,) = wire.RELEASE_IN.unpack_from(request, wire.BODY)
@@ -896,54 +722,22 @@ class KernelTransport:
 
     def _slice(self, node: int, unique: int, part: FileSlice) -> None:
         fd, offset, size = part
-        if not _in_memory(fd, offset, size):
+        if not in_memory(fd, offset, size):
             # The disk would keep every other request waiting.
             if self._disk is None:
                 self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="synd-disk")
             read = self._disk.submit(os.pread, fd, size, offset)
             self._defer(unique, Op.READ, node, read, self._data)
             return
-        if size >= _SPLICE_FROM:
+        if size >= SPLICE_FROM:
             size = max(0, min(size, os.fstat(fd).st_size - offset))
-            if size >= _SPLICE_FROM and self._splice(unique, fd, offset, size):
+            try:
+                if size >= SPLICE_FROM and self._splicer.send(unique, fd, offset, size):
+                    return
+            except OSError as error:
+                self._refused(unique, error)
                 return
         self._data(unique, os.pread(fd, size, offset))
-
-    def _splice(self, unique: int, fd: int, offset: int, size: int) -> bool:
-        """Answers from the file's page cache without a copy to us. False: nothing was answered."""
-        try:
-            pipe = self._pipes.pop()
-        except IndexError:
-            pipe = _Pipe.make()
-            if pipe is None:
-                return False
-        if size + _BLOCK > pipe.size:
-            self._pipes.append(pipe)
-            return False
-        try:
-            os.write(pipe.into, wire.OUT_HEADER.pack(16 + size, 0, unique))
-            left = size
-            while left:
-                moved = os.splice(fd, pipe.into, left, offset_src=offset)
-                if moved == 0:
-                    # The file is shorter than it was a moment ago; the header has promised too much.
-                    pipe.close()
-                    return False
-                left -= moved
-                offset += moved
-        except OSError as error:
-            pipe.close()
-            log.warning("mount.splice_failed", extra=fields(error=error))
-            return False
-        try:
-            os.splice(pipe.out, self.fd, 16 + size)
-        except OSError as error:
-            # What the kernel did not take stays in the pipe, which is therefore of no more use.
-            pipe.close()
-            self._refused(unique, error)
-        else:
-            self._pipes.append(pipe)
-        return True
 
     # Changes.
 
@@ -964,29 +758,6 @@ class KernelTransport:
     def _changed(self, unique: int, _: None) -> None:
         # `change` has no way yet to say what it did, and an empty success would be a lie.
         self._error(unique, errno.EOPNOTSUPP)
-
-
-_PASSTHROUGH_OFF = {
-    errno.EPERM: "needs CAP_SYS_ADMIN: run the daemon as root or as a system unit",
-    errno.EOPNOTSUPP: "the kernel refuses it for this mount",
-    errno.ENOTTY: "the kernel has no passthrough (Linux 6.9 and newer have)",
-    errno.ELOOP: "the cache lies on a stacked filesystem (overlayfs)",
-}
-
-
-def _in_memory(fd: int, offset: int, size: int) -> bool:
-    """Whether a file's bytes are in the page cache, judged by their first and last one."""
-    byte = bytearray(1)
-    try:
-        os.preadv(fd, [byte], offset, os.RWF_NOWAIT)
-        if size > _BLOCK:
-            os.preadv(fd, [byte], offset + size - 1, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # The filesystem cannot tell (EOPNOTSUPP); one that lies in memory is like that.
-        return True
-    return True
 
 
 def _discard(value: object) -> None:

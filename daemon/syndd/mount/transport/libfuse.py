@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002  # the library's callbacks have its signatures
 """The same filesystem over libfuse, by way of mfusepy (or fusepy): portable, slower, without passthrough.
 
 libfuse asks by path and waits for each answer on a thread of its own, so here paths become nodes and
@@ -325,8 +326,8 @@ class _Operations:
         node = self.owners.node(info.fh)
         if node is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        answer = self._fs.read(node, info.fh, offset, size)
-        data: bytes | memoryview | FileSlice = self._wait(answer, "read", node)  # type: ignore[arg-type]  # mypy joins the union to Sequence
+        answer: Any = self._fs.read(node, info.fh, offset, size)
+        data: bytes | memoryview | FileSlice = self._wait(answer, "read", node)
         if isinstance(data, FileSlice):
             return os.pread(data.fd, min(data.size, size), data.offset)
         if len(data) > size:
@@ -367,9 +368,7 @@ class _Operations:
     @_answered
     def listxattr(self, path: str) -> list[str]:
         node = self._find(path).node
-        return [
-            os.fsdecode(n) for n in self._wait(self._fs.listxattr(node), "listxattr", node)
-        ]
+        return [os.fsdecode(n) for n in self._wait(self._fs.listxattr(node), "listxattr", node)]
 
     # Changing.
 
@@ -431,9 +430,7 @@ class _Operations:
         return self._change("write", self._find(path).node, None)
 
     @_answered
-    def setxattr(
-        self, path: str, name: str, value: bytes, options: int, position: int = 0
-    ) -> int:
+    def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> int:
         return self._change("setxattr", self._find(path).node, os.fsencode(name))
 
     @_answered
@@ -499,7 +496,7 @@ class LibfuseTransport:
             self._module.FUSE(self._operations, os.fspath(self._mountpoint), **self._options)
         except RuntimeError as error:
             # The library has printed why; all it tells us is a number.
-            log.error("mount.libfuse_failed", extra=fields(code=error))
+            log.error("mount.libfuse_failed", extra=fields(code=error))  # noqa: TRY400
             return "failed"
         return "unmounted"
 

@@ -1,0 +1,412 @@
+"""A large file on its way: a sparse file that readers read while it fills.
+
+A read waits for its own blocks only. A sequential reader gets a growing window of parallel ranges ahead
+of it, a random one what it asks for. When all blocks are here and the md5 is right, the file is sealed
+and becomes an object; a mismatch is fetched once more, then every read fails and the user is told.
+
+Lock order: `Streams`' lock, then a stream's; futures are settled under neither.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, NamedTuple
+
+from synd.cache.partial import BLOCK, Partial
+from synd.errors import Cancelled, SyndError
+from synd.ids import syn
+from synd.mirror.fetch import Task, Urgency
+from synd.mirror.prefetch import Pattern, chunk_size
+from synd.mirror.waits import fail, settle
+from synd.model import FileVersion
+from synd.ranges import ByteRange, FileSlice, subtract
+
+if TYPE_CHECKING:
+    from synd.mirror.streams import Got, Streams
+
+log = logging.getLogger(__name__)
+
+HASH_RATE = 500 << 20
+"""Bytes per second that the hashing thread does at least, for judging whether a reader may wait."""
+
+
+class Progress(NamedTuple):
+    """A transfer under way, for status."""
+
+    file: FileVersion
+    have_bytes: int
+    size: int
+    bytes_per_s: float
+    readers: int
+    since: float
+    verifying: bool
+
+
+class _Waiter(NamedTuple):
+    start: int
+    end: int
+    future: Future[Got]
+
+
+class _Run:
+    """A range on its way, queued or running."""
+
+    __slots__ = ("end", "start", "task")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.task: Task
+
+
+class LargeStream:
+    """One large file on its way."""
+
+    def __init__(self, streams: Streams, file: FileVersion) -> None:
+        assert file.size is not None
+        self.file = file
+        self.size = file.size
+        self._streams = streams
+        self._lock = threading.Lock()
+        self._partial: Partial | None = None
+        self._patterns: dict[int, Pattern] = {}
+        self._waiters: list[_Waiter] = []
+        self._runs: list[_Run] = []
+        self._whole: list[Future[None]] = []
+        self._whole_until = 0
+        self._mismatches = 0
+        self._error: SyndError | None = None
+        self._abandoned = False
+        self._began = time.monotonic()
+        self._began_bytes = 0
+        self._sought = False
+        self._hold_until: float | None = None
+
+    # Readers.
+
+    def read(self, handle: int, offset: int, size: int) -> Got | Future[Got]:
+        """The bytes if they are here, else a Future of them."""
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return b""
+        if self._error is not None:
+            raise self._error
+        partial = self._open()
+        pattern = self._patterns.get(handle)
+        if pattern is None:
+            pattern = self._patterns[handle] = Pattern()
+        ahead = pattern.note(offset, end - offset, most=self._streams.window_bytes)
+        if partial.has(offset, end) and not self._holds(partial):
+            if ahead:
+                self._extend(end, ahead)
+            return FileSlice(partial.fd, offset, end - offset)
+        future: Future[Got] = self._streams.waits.start(
+            "reading a file", syn(self.file.entity), self._streams.wait_s
+        )
+        with self._lock:
+            self._waiters.append(_Waiter(offset, end, future))
+        if not partial.has(offset, end):
+            self._fetch(ByteRange(offset, end), Urgency.DEMAND, extra=ahead)
+        # The blocks may have come between the two looks.
+        self._wake(partial)
+        if ahead:
+            self._extend(end, ahead)
+        return future
+
+    def close_handle(self, handle: int) -> None:
+        """A handle is closed. With the last one, fetching ahead ends; what is here stays."""
+        self._patterns.pop(handle, None)
+        if not self._patterns and not self._whole:
+            self._leave()
+
+    def want_whole(self, done: Future[None]) -> None:
+        """Fetches all of it, behind whatever programs read."""
+        if self._error is not None:
+            fail(done, self._error)
+            return
+        try:
+            partial = self._open()
+        except SyndError as error:
+            fail(done, error)
+            return
+        with self._lock:
+            self._whole.append(done)
+        if partial.sealed:
+            self._finished(partial)
+            return
+        self._top_up()
+
+    def progress(self) -> Progress:
+        partial = self._partial
+        have = partial.have_bytes if partial is not None else 0
+        spent = max(0.001, time.monotonic() - self._began)
+        verifying = partial is not None and partial.complete and not partial.sealed
+        return Progress(
+            self.file, have, self.size, max(0, have - self._began_bytes) / spent,
+            len(self._patterns), self._began, verifying,
+        )  # fmt: skip
+
+    def abandon(self) -> None:
+        """The daemon stops: lets go of the descriptors."""
+        self._abandoned = True
+        self._leave()
+
+    def _open(self) -> Partial:
+        partial = self._partial
+        if partial is not None:
+            return partial
+        with self._lock:
+            if self._partial is None:
+                opened = self._streams.partials.open(self.file.key, self.size)
+                self._began_bytes = opened.have_bytes
+                if not opened.sealed:
+                    self._streams.hasher.follow(opened, self._verified)
+                self._partial = opened
+            return self._partial
+
+    def _leave(self) -> None:
+        with self._lock:
+            partial = self._partial
+            if not self._abandoned:
+                if self._patterns or self._whole:
+                    return
+                if (
+                    partial is not None
+                    and partial.complete
+                    and not partial.sealed
+                    and not self._error
+                ):
+                    # Being hashed: it is left once that is done, so nobody starts it a second time.
+                    return
+            self._partial = None
+        self._streams.drop_large(self)
+        if partial is not None:
+            self._streams.hasher.forget(partial)
+            partial.close()
+
+    # What to fetch.
+
+    def _extend(self, end: int, ahead: int) -> None:
+        """Keeps the window ahead of a sequential reader full, in whole requests."""
+        target = min(self.size, end + ahead)
+        chunk = chunk_size(ahead)
+        with self._lock:
+            planned = max(
+                (r.end for r in self._runs if r.start <= target and r.end > end), default=end
+            )
+        if target - planned >= chunk or (target == self.size and planned < target):
+            self._fetch(ByteRange(end, target), Urgency.AHEAD, chunk=chunk)
+
+    def _top_up(self) -> None:
+        """Keeps a few background requests going until all is here."""
+        partial = self._partial
+        if partial is None or not self._whole:
+            return
+        with self._lock:
+            room = 4 - len(self._runs)
+        while room > 0 and self._whole_until < self.size:
+            end = min(self.size, self._whole_until + (8 << 20))
+            self._fetch(ByteRange(self._whole_until, end), Urgency.BACKGROUND)
+            self._whole_until = end
+            with self._lock:
+                room = 4 - len(self._runs)
+
+    def _fetch(
+        self, wanted: ByteRange, urgency: Urgency, *, chunk: int = 8 << 20, extra: int = 0
+    ) -> None:
+        """Hands in requests for what of `wanted` is neither here nor on its way.
+
+        `extra` lets the last request go on beyond, so that a reader's first request brings its
+        first window too: one round trip less.
+        """
+        partial = self._partial
+        if partial is None:
+            return
+        fresh: list[_Run] = []
+        with self._lock:
+            gaps = partial.missing(wanted.start, wanted.end)
+            for gap in gaps:
+                for run in self._runs:
+                    if run.start < gap.end and run.end > gap.start:
+                        self._streams.pool.hurry(run.task, urgency)
+                for part in subtract(gap, [ByteRange(r.start, r.end) for r in self._runs]):
+                    at = part.start
+                    while at < part.end:
+                        stop = min(part.end, at + chunk)
+                        fresh.append(_Run(at, stop))
+                        at = stop
+            if fresh and extra and fresh[-1].end < self.size and fresh[-1].end >= wanted.end:
+                last = fresh[-1]
+                limit = min(self.size, last.end + min(extra, 1 << 20))
+                limit = limit if limit == self.size else limit - limit % BLOCK
+                more = partial.missing(last.end, limit)
+                taken = any(r.start < limit and r.end > last.end for r in self._runs)
+                if more and more[0].start == last.end and not taken:
+                    last.end = more[0].end
+            for run in fresh:
+                run.task = Task(lambda run=run: self._run(run), urgency)
+            self._runs.extend(fresh)
+        for run in fresh:
+            self._streams.pool.submit(run.task)
+
+    def _run(self, run: _Run) -> None:
+        """Fetches one range. On a transfer thread."""
+        error: SyndError | None = None
+        try:
+            self._transfer(run)
+        except Cancelled as exception:
+            error = None if self._abandoned or not self._patterns else exception
+        except SyndError as exception:
+            error = exception
+        except Exception as exception:
+            log.exception("fetch.failed")
+            error = SyndError(f"fetching {syn(self.file.entity)} failed: {exception}")
+        failed: list[_Waiter] = []
+        with self._lock:
+            if run in self._runs:
+                self._runs.remove(run)
+            if error is not None:
+                failed = [w for w in self._waiters if w.start < run.end and w.end > run.start]
+                self._waiters = [w for w in self._waiters if w not in failed]
+        for waiter in failed:
+            assert error is not None
+            fail(waiter.future, error)
+        if error is not None and self._whole and not isinstance(error, Cancelled):
+            whole, self._whole = self._whole, []
+            for done in whole:
+                fail(done, error)
+        partial = self._partial
+        if partial is None:
+            return
+        self._wake(partial)
+        self._top_up()
+
+    def _transfer(self, run: _Run) -> None:
+        partial = self._partial
+        if partial is None:
+            raise Cancelled("nobody reads it any more")
+        streams = self._streams
+        if not self._sought:
+            self._sought = True
+            adopt = streams.adopt
+            if adopt is not None and adopt.likely(self.file) and adopt.take(self.file):
+                if partial.take_object():
+                    return
+        partial.retain()
+        try:
+            gaps = partial.missing(run.start, run.end)
+            for gap in gaps:
+                piece = partial.piece(gap.start)
+
+                def sink(offset: int, data: memoryview, piece: object = piece) -> None:
+                    piece.write(data)  # type: ignore[attr-defined]
+                    if self._waiters:
+                        self._wake(partial)
+
+                streams.fetch(self.file, gap.start, gap.end, sink, cancelled=self._unwanted)
+        finally:
+            partial.close()
+
+    def _unwanted(self) -> bool:
+        return self._abandoned or self._partial is None
+
+    # What has arrived.
+
+    def _holds(self, partial: Partial) -> bool:
+        """Whether reads should wait for the digest, now that the last byte is here.
+
+        So a reader of a file that storage got wrong ends in an error instead of wrong bytes, unless
+        hashing lags so far behind that waiting for it would cost more than `hold_s`.
+        """
+        if partial.sealed or not partial.complete or self.file.md5 is None:
+            return False
+        now = time.monotonic()
+        if self._hold_until is None:
+            hold_s = self._streams.hold_s
+            short = self._streams.hasher.lag_bytes(partial) <= hold_s * HASH_RATE
+            self._hold_until = now + hold_s if short else now
+        return now < self._hold_until
+
+    def tick(self) -> None:
+        """Answers readers that have waited long enough for the digest."""
+        if self._waiters and (partial := self._partial) is not None:
+            self._wake(partial)
+
+    def _wake(self, partial: Partial) -> None:
+        """Answers the waiters whose bytes are here."""
+        ready: list[_Waiter] = []
+        with self._lock:
+            if not self._waiters:
+                return
+            rest: list[_Waiter] = []
+            for waiter in self._waiters:
+                if not partial.has(waiter.start, waiter.end) or self._holds(partial):
+                    if not waiter.future.done():
+                        rest.append(waiter)
+                else:
+                    ready.append(waiter)
+            self._waiters = rest
+        if not ready:
+            return
+        # The answer is written on this thread, from the descriptor: it must not close meanwhile.
+        partial.retain()
+        try:
+            for waiter in ready:
+                size = waiter.end - waiter.start
+                settle(waiter.future, FileSlice(partial.fd, waiter.start, size))
+        finally:
+            partial.close()
+
+    def _verified(self, ok: bool) -> None:
+        """The digest of all bytes is known. On the hashing thread."""
+        partial = self._partial
+        if ok:
+            if partial is not None:
+                self._finished(partial)
+            self._streams.completed(self.file)
+            return
+        self._mismatches += 1
+        log.warning(
+            "content.mismatch",
+            extra={"fields": {"entity": syn(self.file.entity), "try": self._mismatches}},
+        )
+        if self._mismatches == 1 and partial is not None:
+            partial.reset()
+            self._whole_until = 0
+            self._hold_until = None
+            if self._streams.on_mismatch is not None:
+                self._streams.on_mismatch(self.file)
+            self._streams.hasher.follow(partial, self._verified)
+            with self._lock:
+                waiting = [ByteRange(w.start, w.end) for w in self._waiters]
+            for wanted in waiting:
+                self._fetch(wanted, Urgency.DEMAND)
+            self._top_up()
+            # Those who were held back want to know about the whole file.
+            if waiting:
+                self._fetch(ByteRange(0, self.size), Urgency.AHEAD)
+            return
+        error = self._error = self._streams.mark_corrupt(self.file)
+        with self._lock:
+            waiters, self._waiters = self._waiters, []
+            whole, self._whole = self._whole, []
+        for waiter in waiters:
+            fail(waiter.future, error)
+        for done in whole:
+            fail(done, error)
+        if partial is not None:
+            partial.discard()
+            if not self._patterns:
+                self._leave()
+
+    def _finished(self, partial: Partial) -> None:
+        self._wake(partial)
+        with self._lock:
+            whole, self._whole = self._whole, []
+        for done in whole:
+            settle(done, None)
+        if not self._patterns:
+            self._leave()

@@ -1,0 +1,183 @@
+"""A small file on its way: fetched whole, verified, stored, and only then answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from synd.client.getter import NotPlain
+from synd.client.transfer import Interrupted
+from synd.clock import Deadline
+from synd.errors import DeadlineExceeded, IntegrityError, Offline, SyndError
+from synd.ids import syn
+from synd.mirror.fetch import Task, Urgency
+from synd.mirror.lane import Errand
+from synd.mirror.waits import fail, settle
+from synd.model import FileRef, FileVersion, Store
+from synd.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from synd.mirror.streams import Got, Streams
+
+log = logging.getLogger(__name__)
+
+POLICY = RetryPolicy(tries=4, base_s=0.2, cap_s=5.0)
+
+
+class SmallFetch:
+    """One fetch, for any number of readers. Made and begun by `Streams.small`."""
+
+    def __init__(self, streams: Streams, file: FileVersion, urgency: Urgency) -> None:
+        self.file = file
+        self.errand = Errand(self._run, urgency)
+        self._streams = streams
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Future[Got], int, int]] = []
+        self._done: list[Future[None]] = []
+        self._data: bytes | None = None
+        self._error: SyndError | None = None
+
+    # For readers, on any thread.
+
+    def read(self, handle: int, offset: int, size: int) -> Got | Future[Got]:
+        if self._data is not None:
+            return self._data[offset : offset + size]
+        future: Future[Got] = self._streams.waits.start(
+            "reading a file", syn(self.file.entity), self._streams.wait_s
+        )
+        with self._lock:
+            if self._data is None and self._error is None:
+                self._waiting.append((future, offset, size))
+                self._streams.lane.hurry(self.errand, Urgency.DEMAND)
+                return future
+        if self._error is not None:
+            fail(future, self._error)
+            return future
+        assert self._data is not None
+        settle(future, self._data[offset : offset + size])
+        return future
+
+    def when_done(self, done: Future[None]) -> None:
+        with self._lock:
+            if self._data is None and self._error is None:
+                self._done.append(done)
+                return
+        fail(done, self._error) if self._error is not None else settle(done, None)
+
+    def close_handle(self, handle: int) -> None:
+        """Nothing is kept per handle."""
+
+    # On the lane.
+
+    async def _run(self) -> None:
+        data: bytes | None = None
+        error: SyndError | None = None
+        try:
+            data = await self._fetched()
+        except SyndError as exception:
+            error = exception
+        except asyncio.CancelledError:
+            error = Interrupted("the daemon is stopping")
+        except Exception as exception:
+            log.exception("fetch.failed")
+            error = SyndError(f"fetching {syn(self.file.entity)} failed: {exception}")
+        # Out of the table first: a reader that comes now finds the object, or begins a new fetch.
+        self._streams.drop_small(self)
+        with self._lock:
+            self._data, self._error = data, error
+            waiting, self._waiting = self._waiting, []
+            done, self._done = self._done, []
+        for future, offset, size in waiting:
+            if error is not None:
+                fail(future, error)
+            elif data is not None:
+                settle(future, data[offset : offset + size])
+        for one in done:
+            fail(one, error) if error is not None else settle(one, None)
+
+    async def _fetched(self) -> bytes:
+        streams, file = self._streams, self.file
+        size = file.size or 0
+        if streams.adopt is not None and streams.adopt.likely(file):
+            if await asyncio.to_thread(streams.adopt.take, file):
+                fd = streams.objects.open(file.key, size)
+                if fd is not None:
+                    with open(fd, "rb") as adopted:
+                        return adopted.read()
+        for attempt in (1, 2):
+            data = await self._get(size)
+            try:
+                streams.objects.put_bytes(file.key, data)
+            except IntegrityError as error:
+                log.warning(
+                    "content.mismatch",
+                    extra={"fields": {"entity": syn(file.entity), "try": attempt}},
+                )
+                if attempt == 2:
+                    raise streams.mark_corrupt(file) from error
+                continue
+            streams.completed(file)
+            return data
+        raise AssertionError("unreachable")
+
+    async def _get(self, size: int) -> bytes:
+        streams, file = self._streams, self.file
+        deadline = Deadline.after(streams.wait_s, f"fetching {syn(file.entity)}")
+        attempt = 0
+        while True:
+            try:
+                url = await self._url(deadline)
+                left = max(0.1, deadline.left_s())
+                return await streams.getter.get(
+                    url, size, connect_s=min(left, streams.connect_s), read_s=left
+                )
+            except NotPlain:
+                return await asyncio.wrap_future(self._by_thread(size))
+            except (Interrupted, Offline) as error:
+                attempt += 1
+                wait = POLICY.wait_s(error, attempt, deadline)
+                if wait is None:
+                    raise
+                await asyncio.sleep(wait)
+
+    async def _url(self, deadline: Deadline) -> str:
+        file = self.file
+        if file.store is Store.EXTERNAL and file.external_url is not None:
+            return file.external_url
+        assert file.handle is not None
+        future = self._streams.urls.want([FileRef(file.handle, file.entity)])[0]
+        if future.done():
+            return future.result()
+        # Shielded: others may wait for the same URL.
+        waiting = asyncio.shield(asyncio.wrap_future(future))
+        try:
+            return await asyncio.wait_for(waiting, deadline.left_s())
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no download URL for {syn(file.entity)} in time") from error
+
+    def _by_thread(self, size: int) -> Future[bytes]:
+        """The bytes by the blocking client, which knows redirects, proxies and expired URLs."""
+        streams = self._streams
+        future: Future[bytes] = Future()
+
+        def fetch() -> None:
+            buffer = bytearray(size)
+
+            def keep(offset: int, piece: memoryview) -> None:
+                buffer[offset : offset + len(piece)] = piece
+
+            try:
+                streams.fetch(self.file, 0, size, keep, cancelled=lambda: streams.closed)
+            except SyndError as error:
+                fail(future, error)
+            except BaseException as error:
+                fail(future, error)
+                raise
+            else:
+                settle(future, bytes(buffer))
+
+        streams.pool.submit(Task(fetch, Urgency.DEMAND))
+        return future
