@@ -89,17 +89,16 @@ def sequential(world: World) -> list[Row]:
             rows.append(
                 at_least(
                     "complete, no passthrough, first touch",
-                    pairs, 0.2, unit=rate, peer="native",
-                )  # fmt: skip
+                    pairs,
+                    0.2,
+                    unit=rate,
+                    peer="native",
+                )
             )
             read_whole(path)
-            pairs = turns(
-                lambda: _reading(path), lambda: _reading(native), world.times(TURNS)
-            )
+            pairs = turns(lambda: _reading(path), lambda: _reading(native), world.times(TURNS))
             rows.append(
-                at_least(
-                    "complete, no passthrough, repeated", pairs, 0.8, unit=rate, peer="native"
-                )
+                at_least("complete, no passthrough, repeated", pairs, 0.8, unit=rate, peer="native")
             )
     return rows
 

@@ -111,7 +111,9 @@ def at_least(
 
 
 def rate(bytes_per_s: float) -> str:
-    return f"{bytes_per_s / 1e6:,.0f} MB/s" if bytes_per_s < 1e9 else f"{bytes_per_s / 1e9:.2f} GB/s"
+    return (
+        f"{bytes_per_s / 1e6:,.0f} MB/s" if bytes_per_s < 1e9 else f"{bytes_per_s / 1e9:.2f} GB/s"
+    )
 
 
 def per_s(what: str) -> Callable[[float], str]:
@@ -191,7 +193,9 @@ def machine() -> dict[str, str]:
     ):  # fmt: skip
         if shutil.which(program) is None:
             continue
-        done = subprocess.run([program, flag], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            [program, flag], capture_output=True, text=True, timeout=20, check=False
+        )
         words = (done.stdout or "?").splitlines()[0].split()
         found[program] = next((w for w in words if any(c.isdigit() for c in w)), "?")
     return found

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 from synd.cache.folder import Cache
 from synd.client import credentials
@@ -199,7 +201,7 @@ class Answers:
     async def pending(self) -> contract.Pending:
         return NOTHING
 
-    async def wait(self, path: str | None, timeout_s: float) -> contract.WaitReply:
+    async def wait(self, path: str | None, timeout_s: float) -> contract.WaitReply:  # noqa: ARG002  # the protocol's: nothing waits on a read-only mount
         if path is not None:
             await self._resolve(path)
         return {"settled": True, "pending": NOTHING, "waited_s": 0.0}
@@ -225,7 +227,6 @@ class Answers:
         except ValueError as error:
             raise NotFound(f"{target} is not in the mount at {self._mount}", path=target) from error
         row: Row | None = None
-        number: Version | None = None
         parts = [p for p in inside.parts if p != "/"]
         for place, part in enumerate(parts):
             rest = parts[place + 1 :]
@@ -244,7 +245,7 @@ class Answers:
             if versioned is not None:
                 return await self._child(row, versioned[0], target), versioned[1]
             row = await self._child(row, part, target)
-        return row, number
+        return row, None
 
     async def _below(
         self, row: Row | None, number: Version | None, rest: Sequence[str], target: str
@@ -434,7 +435,9 @@ class Answers:
         else:
             if not self._tree.folders.is_listed(folder):
                 await asyncio.shield(
-                    self._tree.flights.task(("list", folder), lambda: self._tree.list(folder))
+                    self._tree.flights.task(
+                        ("list", folder), lambda: self._tree.list_folder(folder)
+                    )
                 )
             self._tree.visit(folder)
             rows = self._tree.entities.children(folder)
@@ -469,7 +472,7 @@ class Answers:
         entities = [row.id for row in await self._entities(targets)]
         if pin:
             for entity in entities:
-                await self._tree.in_writer(lambda e=entity: self._pins.pin(e))
+                await self._tree.in_writer(partial(self._pins.pin, entity))
         subject = ", ".join(targets) if targets else "everything"
         job = self._operations.add("prefetch", subject, {"entities": list(entities)}, "bytes")
         return as_contract(job)
@@ -483,7 +486,7 @@ class Answers:
                 found.append(row)
                 continue
             if not self._tree.folders.is_listed(TOP):
-                await self._tree.list(TOP)
+                await self._tree.list_folder(TOP)
             found.extend(self._tree.entities.children(TOP))
         return found
 
@@ -502,7 +505,7 @@ class Answers:
         }
 
     def _pinned_bytes(self) -> int:
-        return sum(self._cache.objects.size(key) or 0 for key in self._pins.keys())
+        return sum(self._cache.objects.size(key) or 0 for key in self._pins.all_keys())
 
     async def cache_clear(self, targets: Sequence[str]) -> contract.CacheReply:
         before = self._cache.objects.total_count
@@ -536,10 +539,9 @@ class Answers:
     async def cache_pin(self, targets: Sequence[str], *, pinned: bool) -> contract.CacheReply:
         objects = size = 0
         for row in await self._entities(targets):
-            if pinned:
-                await self._tree.in_writer(lambda r=row: self._pins.pin(r.id))
-            else:
-                await self._tree.in_writer(lambda r=row: self._pins.unpin(r.id))
+            await self._tree.in_writer(
+                partial(self._pins.pin if pinned else self._pins.unpin, row.id)
+            )
             for one in self._tree.entities.descendants(row.id):
                 if one.kind in _WITH_BYTES:
                     objects += 1
@@ -607,15 +609,18 @@ def as_contract(job: Job) -> contract.Job:
     def at(ns: int | None) -> str | None:
         return format_time(ns) if ns is not None else None
 
-    return {
-        "id": job.id,
-        "kind": job.kind,
-        "state": job.state.value,
-        "subject": job.subject,
-        "created_at": format_time(job.created_ns),
-        "started_at": at(job.started_ns),
-        "finished_at": at(job.finished_ns),
-        "progress": {"done": job.done, "total": job.total, "unit": job.unit, "note": job.note},
-        "problem": dict(job.problem) if job.problem is not None else None,
-        "result": dict(job.result) if job.result is not None else None,
-    }  # type: ignore[typeddict-item]
+    return cast(
+        "contract.Job",
+        {
+            "id": job.id,
+            "kind": job.kind,
+            "state": job.state.value,
+            "subject": job.subject,
+            "created_at": format_time(job.created_ns),
+            "started_at": at(job.started_ns),
+            "finished_at": at(job.finished_ns),
+            "progress": {"done": job.done, "total": job.total, "unit": job.unit, "note": job.note},
+            "problem": dict(job.problem) if job.problem is not None else None,
+            "result": dict(job.result) if job.result is not None else None,
+        },
+    )

@@ -77,6 +77,7 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._session: MountSession | None = None
         self._stopping = False
+        self._mountpoint = Path(config.mount).absolute()
         # The login is looked for first: without one nothing is created or mounted.
         self._endpoints = credentials.endpoints(config)
         self._token = credentials.find_token(self._endpoints)
@@ -146,7 +147,7 @@ class App:
             wait_s=config.read_timeout_s,
             hold_s=config.verify_hold_s,
             on_complete=self._completed,
-            on_mismatch=lambda file: self._fs.content_changed(file),
+            on_mismatch=self._mismatch,
             on_corrupt=self._corrupt,
             adopt=Adoption(self._cache, self._official if config.adopt_synapse_cache else None),
         )
@@ -195,7 +196,7 @@ class App:
             session=lambda: self._session,
         )
         inherited_by = self._descriptor_store()
-        mountpoint = Path(config.mount).absolute()
+        mountpoint = self._mountpoint
         inherited = (
             await asyncio.to_thread(take, inherited_by, mountpoint) if inherited_by else None
         )
@@ -302,6 +303,9 @@ class App:
     def _completed(self, file: FileVersion) -> None:
         self._events.of_content(file.entity, "cached")
         self._enter(file, only_shared=True)
+
+    def _mismatch(self, file: FileVersion) -> None:
+        self._fs.content_changed(file)
 
     def _corrupt(self, file: FileVersion, why: str) -> None:
         self._fs.content_changed(file)

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from synd.cli import process
 from synd.config import folders
@@ -80,6 +80,7 @@ class Program:
         self._began = time.monotonic()
         self._out = tempfile.TemporaryFile()
         self._err = tempfile.TemporaryFile()
+        self._kept: dict[IO[bytes], bytes] = {}
         self.process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
@@ -100,11 +101,24 @@ class Program:
     @property
     def out(self) -> str:
         """What it has printed so far."""
-        return os.pread(self._out.fileno(), 1 << 26, 0).decode(errors="surrogateescape")
+        return self._text(self._out)
 
     @property
     def err(self) -> str:
-        return os.pread(self._err.fileno(), 1 << 26, 0).decode(errors="surrogateescape")
+        return self._text(self._err)
+
+    def _text(self, file: IO[bytes]) -> str:
+        data = self._kept.get(file)
+        if data is None:
+            data = os.pread(file.fileno(), 1 << 26, 0)
+        return data.decode(errors="surrogateescape")
+
+    def _keep(self) -> None:
+        """Lets go of the files, once it has ended."""
+        for file in (self._out, self._err):
+            if not file.closed:
+                self._kept[file] = os.pread(file.fileno(), 1 << 26, 0)
+                file.close()
 
     def say(self, text: str = "") -> None:
         """A line for its standard input."""
@@ -133,6 +147,7 @@ class Program:
             raise AssertionError(
                 f"{self._command} took over {timeout_s} s: {self.out[-2000:]} {self.err[-2000:]}"
             ) from None
+        self.end()
         return Ran(self.process.returncode, self.out, self.err, time.monotonic() - self._began)
 
     def end(self) -> None:
@@ -150,6 +165,7 @@ class Program:
         if self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
+        self._keep()
 
 
 class Remote:

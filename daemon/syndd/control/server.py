@@ -110,7 +110,7 @@ class _Server(uvicorn.Server):
     """Without signal handlers of its own: signals belong to `syndd.lifecycle`."""
 
     @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN202  # as uvicorn spells it
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # as uvicorn spells it  # noqa: ANN202  # as uvicorn spells it
         yield
 
 

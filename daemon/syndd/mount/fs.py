@@ -50,7 +50,7 @@ from syndd.mount.nodes import (
 )
 from syndd.mount.ops import ROOT, Answer, Attr, DirEntry, Notices, Opened, StatFs
 
-T = TypeVar("T")
+U = TypeVar("U")
 log = logging.getLogger(__name__)
 
 KNOWN_TTL_S = 600.0
@@ -204,7 +204,7 @@ class SynapseFs:
 
     def _by_id_attr(self, row: Row) -> Answer[Attr]:
         path = self._entities.path_of(row.id)
-        if path is None or path[0] == b"@id" and len(path) == 2:
+        if path is None or (path[0] == b"@id" and len(path) == 2):
             return self._attr(row)
         # A folder may have one place only, or the kernel would move it about.
         target = _join(path[1:]) if path[0] == b"@id" else b"../" + _join(path)
@@ -554,14 +554,14 @@ class SynapseFs:
         return _chain(self._xattrs(node), lambda found: _pick(found, name))
 
     def listxattr(self, node: int) -> Answer[list[bytes]]:
-        return _chain(self._xattrs(node), lambda found: list(found))
+        return _chain(self._xattrs(node), list)
 
     def _xattrs(self, node: int) -> Answer[dict[bytes, bytes]]:
         if node in (ROOT, BY_ID):
             return {}
         what = unpack(node)
         if what.kind is NodeKind.VERSION and what.version:
-            return _chain(self._file_of(node), lambda f: self._version_xattrs(f))
+            return _chain(self._file_of(node), self._version_xattrs)
         if what.kind is not NodeKind.ENTITY:
             return {}
         row = self._entities.get(what.entity)
@@ -613,7 +613,7 @@ class SynapseFs:
             return StatFs(4096, 1 << 28, 1 << 28, 1 << 20)
         return StatFs(disk.f_frsize, disk.f_blocks, disk.f_bavail, disk.f_files)
 
-    def change(self, operation: str, node: int, name: bytes | None) -> Answer[None]:
+    def change(self, operation: str, node: int, name: bytes | None) -> Answer[None]:  # noqa: ARG002  # the protocol's
         raise ReadOnly(
             f"{operation}: the mount is read-only",
             hint="change files in a copy outside the mount",
@@ -652,16 +652,13 @@ class SynapseFs:
         return len(self._open)
 
 
-def _chain(answer: Answer[T], step: Callable[[T], Any]) -> Any:
+def _chain(answer: Any, step: Callable[[Any], Answer[U]]) -> Answer[U]:
     """`step` of the answer: at once, or when it comes. A step may itself have to wait."""
     if not isinstance(answer, Future):
         return step(answer)
-    target: Future[Any] = Future()
+    target: Future[U] = Future()
 
-    def on(value: T) -> Any:
-        return step(value)
-
-    def done(finished: Future[T]) -> None:
+    def done(finished: Future[Any]) -> None:
         if finished.cancelled():
             target.cancel()
             return
@@ -671,7 +668,7 @@ def _chain(answer: Answer[T], step: Callable[[T], Any]) -> Any:
                 target.set_exception(error)
             return
         try:
-            result = on(finished.result())
+            result = step(finished.result())
         except BaseException as exception:  # noqa: BLE001 - it belongs to the waiter
             if not target.done():
                 target.set_exception(exception)

@@ -49,7 +49,7 @@ _SO_PEERCRED_SIZE = 12
 
 def main(folders: Folders, command: Sequence[str]) -> int:
     """Becomes the holder of `folders`; `command` starts the daemon. Does not return."""
-    os.execv(  # noqa: S606  # ourselves
+    os.execv(  # ourselves  # noqa: S606  # ourselves
         sys.executable, [*command_line(os.fspath(folders.runtime)), *command]
     )
 

@@ -175,7 +175,7 @@ class MountSession:
         else:
             session = cls._mount(fs, options, store, deadline)
         try:
-            session._wait_ready(deadline)  # noqa: SLF001  # our own
+            session._wait_ready(deadline)  # our own  # noqa: SLF001  # our own
         except BaseException:
             session.abort()
             session.stop(lazy=True, timeout_s=5.0)

@@ -174,7 +174,7 @@ class Operations:
                 row = await self._tree.resolve(entity)
                 if Kind(row.kind).is_container:
                     if not self._tree.folders.is_listed(entity):
-                        await self._tree.list(entity)
+                        await self._tree.list_folder(entity)
                     children = self._tree.entities.children(entity)
                     waiting.extend(r.id for r in reversed(children) if Kind(r.kind).is_container)
                     files = [r for r in children if r.kind in (Kind.FILE, Kind.RECORD_SET)]

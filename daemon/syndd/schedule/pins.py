@@ -55,7 +55,7 @@ class Pins:
             at = self._entities.find(at.parent)
         return False
 
-    def keys(self) -> frozenset[ContentKey]:
+    def all_keys(self) -> frozenset[ContentKey]:
         self.holds(ContentKey(""))
         return self._keys
 

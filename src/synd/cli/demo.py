@@ -110,7 +110,7 @@ def _registry(home: Path) -> Iterator[dict[str, Any]]:
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=open(home / "registry.log", "ab"),  # noqa: SIM115  # the child's, until its end
+            stderr=open(home / "registry.log", "ab"),  # the child's, until its end  # noqa: SIM115  # the child's, until its end
             start_new_session=True,
             text=True,
         )

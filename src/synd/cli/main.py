@@ -109,7 +109,7 @@ def run(argv: list[str]) -> int:
         return EX_PIPE
     except OSError as error:
         return output.fail(_system(error), as_json=as_json)
-    except Exception as error:  # noqa: BLE001  # the process's edge
+    except Exception as error:  # the process's edge  # noqa: BLE001  # the process's edge
         return _bug(error, as_json=as_json)
     return int(code) if isinstance(code, int) else 0
 

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from synd.config import PRODUCTION, PRODUCTION_PORTAL, Config
 from synd.errors import ConfigError, NotLoggedIn
 
-TOKEN_VARIABLE: Final = "SYNAPSE_AUTH_TOKEN"  # noqa: S105  # its name, not a token
+TOKEN_VARIABLE: Final = "SYNAPSE_AUTH_TOKEN"  # its name, not a token  # noqa: S105  # its name, not a token
 PROFILE_VARIABLE: Final = "SYNAPSE_PROFILE"
 SYSTEMD_NAME: Final = "synapse-token"
 """Name of the credential: ``LoadCredential=synapse-token:FILE`` in the unit."""
@@ -196,7 +196,7 @@ def save_token(
         try:
             ring.set_password(KEYRING_SERVICE, service.name, token.reveal())
             return "the keyring"
-        except Exception:  # noqa: BLE001, S110  # backends raise what they like; the file is left
+        except Exception:  # noqa: BLE001, S110  # keyring backends raise what they like
             pass
     env = os.environ if environ is None else environ
     path = config_path(env)
@@ -221,7 +221,7 @@ def forget_token(service: Endpoints, environ: Mapping[str, str] | None = None) -
             if ring.get_password(KEYRING_SERVICE, service.name):
                 ring.delete_password(KEYRING_SERVICE, service.name)
                 removed.append("the keyring")
-        except Exception:  # noqa: BLE001, S110  # backends raise what they like
+        except Exception:  # noqa: BLE001, S110  # keyring backends raise what they like
             pass
     path = config_path(env)
     parser = _read(path)
@@ -243,7 +243,7 @@ def _keyring() -> Any | None:  # an optional package without types
         return None
     try:
         return None if isinstance(keyring.get_keyring(), fail.Keyring) else keyring
-    except Exception:  # noqa: BLE001  # a broken backend is as good as none
+    except Exception:  # a broken backend is as good as none  # noqa: BLE001  # keyring backends raise what they like
         return None
 
 
@@ -254,7 +254,7 @@ def _from_keyring(service: Endpoints) -> tuple[str, str]:
         return "", "there is none on this machine"
     try:
         found = ring.get_password(KEYRING_SERVICE, service.name)
-    except Exception as error:  # noqa: BLE001  # backends raise what they like
+    except Exception as error:  # noqa: BLE001  # keyring backends raise what they like
         return "", f"it failed: {type(error).__name__}"
     return (str(found).strip(), "") if found else ("", f"no entry for {service.name}")
 

@@ -598,7 +598,7 @@ class _Pieces:
             return
         # The connection lets go of its socket when the answer is its last; the answer still has it.
         self._sock: socket.socket = (
-            connection.http.sock or reader.raw._sock  # noqa: SLF001  # no public way to it
+            connection.http.sock or reader.raw._sock  # no public way to it  # noqa: SLF001  # no public way to it
         )
         if not response.chunked:
             # peek() reads the socket when the buffer is empty, so the socket must not block just now.

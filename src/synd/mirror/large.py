@@ -13,9 +13,10 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial as partial_call
 from typing import TYPE_CHECKING, NamedTuple
 
-from synd.cache.partial import BLOCK, Partial
+from synd.cache.partial import BLOCK, Partial, Piece
 from synd.errors import Cancelled, SyndError
 from synd.ids import syn
 from synd.mirror.fetch import Task, Urgency
@@ -247,7 +248,7 @@ class LargeStream:
                 if more and more[0].start == last.end and not taken:
                     last.end = more[0].end
             for run in fresh:
-                run.task = Task(lambda run=run: self._run(run), urgency)
+                run.task = Task(partial_call(self._run, run), urgency)
             self._runs.extend(fresh)
         for run in fresh:
             self._streams.pool.submit(run.task)
@@ -292,17 +293,21 @@ class LargeStream:
         if not self._sought:
             self._sought = True
             adopt = streams.adopt
-            if adopt is not None and adopt.likely(self.file) and adopt.take(self.file):
-                if partial.take_object():
-                    return
+            if (
+                adopt is not None
+                and adopt.likely(self.file)
+                and adopt.take(self.file)
+                and partial.take_object()
+            ):
+                return
         partial.retain()
         try:
             gaps = partial.missing(run.start, run.end)
             for gap in gaps:
                 piece = partial.piece(gap.start)
 
-                def sink(offset: int, data: memoryview, piece: object = piece) -> None:
-                    piece.write(data)  # type: ignore[attr-defined]
+                def sink(_offset: int, data: memoryview, piece: Piece = piece) -> None:
+                    piece.write(data)
                     if self._waiters:
                         self._wake(partial)
 

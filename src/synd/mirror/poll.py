@@ -141,7 +141,9 @@ class Poller:
         """Asks about one folder, and brings its listing up to date; whether anything had changed."""
         tree = self._tree
         if row.id == TOP:
-            await asyncio.shield(tree.flights.task(("list", row.id), lambda: tree.list(row.id)))
+            await asyncio.shield(
+                tree.flights.task(("list", row.id), lambda: tree.list_folder(row.id))
+            )
             return True
         began_ns = self._clock.now_ns()
         page = await tree.remote.children(
@@ -161,7 +163,7 @@ class Poller:
             await tree.in_writer(lambda: tree.folders.set_checked([(row.id, began_ns)]))
             return False
         log.debug("folder.changed", extra={"fields": {"folder": syn(row.id)}})
-        await asyncio.shield(tree.flights.task(("list", row.id), lambda: tree.list(row.id)))
+        await asyncio.shield(tree.flights.task(("list", row.id), lambda: tree.list_folder(row.id)))
         return True
 
     def freshness(self) -> Freshness:

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
+from functools import partial
 
 from synd.client.remote import background, foreground
 from synd.clock import Deadline
@@ -301,7 +302,7 @@ class Sizes:
                     )
                     for r in batch
                 ]
-                await tree.in_writer(lambda rows=rows: tree.entities.apply_view_rows(rows))
+                await tree.in_writer(partial(tree.entities.apply_view_rows, rows))
         except (NotFound, Forbidden):
             await tree.in_writer(lambda: tree.folders.set_view(project, 0, now_ns))
             raise

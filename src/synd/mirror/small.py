@@ -39,30 +39,34 @@ class SmallFetch:
         self._done: list[Future[None]] = []
         self._data: bytes | None = None
         self._error: SyndError | None = None
+        self._over = False
 
     # For readers, on any thread.
 
-    def read(self, handle: int, offset: int, size: int) -> Got | Future[Got]:
+    def read(self, handle: int, offset: int, size: int) -> Got | Future[Got]:  # noqa: ARG002
+        """As `streams.Reader.read`; nothing is kept per handle."""
         if self._data is not None:
             return self._data[offset : offset + size]
         future: Future[Got] = self._streams.waits.start(
             "reading a file", syn(self.file.entity), self._streams.wait_s
         )
         with self._lock:
-            if self._data is None and self._error is None:
+            if not self._over:
                 self._waiting.append((future, offset, size))
                 self._streams.lane.hurry(self.errand, Urgency.DEMAND)
                 return future
+        self._answer(future, offset, size)
+        return future
+
+    def _answer(self, future: Future[Got], offset: int, size: int) -> None:
         if self._error is not None:
             fail(future, self._error)
-            return future
-        assert self._data is not None
-        settle(future, self._data[offset : offset + size])
-        return future
+        else:
+            settle(future, (self._data or b"")[offset : offset + size])
 
     def when_done(self, done: Future[None]) -> None:
         with self._lock:
-            if self._data is None and self._error is None:
+            if not self._over:
                 self._done.append(done)
                 return
         fail(done, self._error) if self._error is not None else settle(done, None)
@@ -87,26 +91,23 @@ class SmallFetch:
         # Out of the table first: a reader that comes now finds the object, or begins a new fetch.
         self._streams.drop_small(self)
         with self._lock:
-            self._data, self._error = data, error
+            self._data, self._error, self._over = data, error, True
             waiting, self._waiting = self._waiting, []
             done, self._done = self._done, []
         for future, offset, size in waiting:
-            if error is not None:
-                fail(future, error)
-            elif data is not None:
-                settle(future, data[offset : offset + size])
+            self._answer(future, offset, size)
         for one in done:
             fail(one, error) if error is not None else settle(one, None)
 
     async def _fetched(self) -> bytes:
         streams, file = self._streams, self.file
         size = file.size or 0
-        if streams.adopt is not None and streams.adopt.likely(file):
-            if await asyncio.to_thread(streams.adopt.take, file):
-                fd = streams.objects.open(file.key, size)
-                if fd is not None:
-                    with open(fd, "rb") as adopted:
-                        return adopted.read()
+        adopt = streams.adopt
+        if adopt is not None and adopt.likely(file) and await asyncio.to_thread(adopt.take, file):
+            fd = streams.objects.open(file.key, size)
+            if fd is not None:
+                with open(fd, "rb") as adopted:  # noqa: ASYNC230 - a mebibyte at most
+                    return adopted.read()
         for attempt in (1, 2):
             data = await self._get(size)
             try:

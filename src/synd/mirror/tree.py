@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from synd.clock import SYSTEM, Clock, Deadline
 from synd.client.remote import Remote
+from synd.clock import SYSTEM, Clock, Deadline
 from synd.errors import Forbidden, NotFound
 from synd.ids import EntityId, syn
 from synd.mirror.flights import Flights
@@ -110,7 +110,7 @@ class Tree:
         """Settled once the folder's listing is in the store."""
         return self.flights.board(
             ("list", folder),
-            lambda: self.list(folder),
+            lambda: self.list_folder(folder),
             reason="listing a folder",
             what=_what(folder),
             seconds=self.wait_s,
@@ -153,12 +153,12 @@ class Tree:
     def refresh_soon(self, folder: EntityId) -> None:
         """Lists a folder again in the background. Any thread."""
         self._loop.call_soon_threadsafe(
-            lambda: self.flights.task(("list", folder), lambda: self.list(folder))
+            lambda: self.flights.task(("list", folder), lambda: self.list_folder(folder))
         )
 
     # On the loop.
 
-    async def list(self, folder: EntityId) -> None:
+    async def list_folder(self, folder: EntityId) -> None:
         """Asks for the whole listing of a folder and records it."""
         began_ns = self._clock.now_ns()
         if folder == TOP and self.projects:
@@ -253,7 +253,7 @@ class Tree:
         by itself, so that a path into a folder of 10 000 entries costs three requests, not 200.
         """
         if not self.folders.is_listed(folder):
-            listing = self.flights.task(("list", folder), lambda: self.list(folder))
+            listing = self.flights.task(("list", folder), lambda: self.list_folder(folder))
             first = self._first_pages.get(folder)
             if first is None and folder not in self.listing_now:
                 first = self._first_pages[folder] = self._loop.create_future()
@@ -305,7 +305,7 @@ class Tree:
         """Records a bundle that somebody fetched."""
         return (await self.record_all([found]))[0]
 
-    async def record_all(self, found: Sequence[Entity]) -> list[Row]:
+    async def record_all(self, found: Sequence[Entity]) -> Sequence[Row]:
         """Records bundles in one transaction, and tells what the kernel may know otherwise."""
 
         def write() -> tuple[list[Row | None], list[Change], list[Row]]:
@@ -316,10 +316,11 @@ class Tree:
         before, changes, rows = await self.in_writer(write)
         news: list[Change] = []
         for old, change, row in zip(before, changes, rows, strict=True):
-            if old is None or (not old.detailed and old.version == row.version):
+            if old is None:
+                continue
+            if not old.detailed and old.version == row.version and old.file_name == row.file_name:
                 # What had no size yet was never told to the kernel as true.
-                if old is None or old.file_name == row.file_name:
-                    continue
+                continue
             if old.file_name != row.file_name or old.parent != row.parent:
                 news.append(Change(row.id, old.parent, old.file_name, gone=True, moved_on=False))
                 news.append(change._replace(appeared=True))

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
-from synd.clock import NS, SYSTEM, Clock, Deadline
 from synd.client.remote import Remote
+from synd.clock import NS, SYSTEM, Clock, Deadline
 from synd.errors import DeadlineExceeded, Forbidden, NotFound, SyndError
 from synd.ids import syn
 from synd.mirror.waits import fail, settle

@@ -111,7 +111,7 @@ def then(source: Future[T], target: Future[Any], step: Callable[[T], Any]) -> Fu
             return
         try:
             settle(target, step(finished.result()))
-        except BaseException as exception:  # whatever it is belongs to the waiter
+        except BaseException as exception:  # noqa: BLE001 - it belongs to the waiter
             fail(target, exception)
 
     source.add_done_callback(done)

@@ -67,50 +67,43 @@ class App:
         template = UNKNOWN
         faults: list[Fault] = []
         throttled: int | None = None
+        reply: Reply | None = None
         try:
-            if registry.settings.latency_ms:
-                await asyncio.sleep(registry.settings.latency_ms / 1000)
             if registry.faults.armed and not path.startswith("/admin/"):
                 faults = registry.faults.hit(method, target)
+            host, authorization = _identify(scope)
+            found = self.router.find(method, path)
+            caller = self._caller(authorization, found is not None and found[0].scope == "open")
+            if found is None:
+                raise RefusedError(404, f"There is no {method} {path} in this registry.")
+            route, arguments = found
+            template = route.template
+            if registry.throttle is not None and route.scope not in ("open", "admin"):
+                refusal = registry.throttle.enter(caller.user, time.monotonic())
+                if refusal is None:
+                    throttled = caller.user
+                else:
+                    reply = Reply(429, to_json({"reason": refusal}))
+            # Waiting counts as running: that is what makes slow requests meet the limit.
+            if registry.settings.latency_ms:
+                await asyncio.sleep(registry.settings.latency_ms / 1000)
+            if reply is None and faults:
                 reply = await _before(faults)
-            else:
-                reply = None
             if reply is None:
-                host = ""
-                token = ""
-                for name, value in scope["headers"]:
-                    if name == b"authorization":
-                        token = value.decode("latin-1")
-                    elif name == b"host":
-                        host = value.decode("latin-1")
-                found = self.router.find(method, path)
-                caller = self._caller(token, found is not None and found[0].scope == "open")
-                if found is None:
-                    raise RefusedError(404, f"There is no {method} {path} in this registry.")
-                route, arguments = found
-                template = route.template
-                if registry.throttle is not None and route.scope not in ("open", "admin"):
-                    refusal = registry.throttle.enter(caller.user, time.monotonic())
-                    if refusal is not None:
-                        reply = Reply(429, to_json({"reason": refusal}))
-                    else:
-                        throttled = caller.user
-                if reply is None:
-                    _check_scope(caller, route.scope)
-                    body = await _body(receive) if method != "GET" else b""
-                    request = Request(
-                        registry, method, path, query, body, caller, f"http://{host}", arguments
-                    )
-                    if route.template.endswith("/async/get/{token}"):
-                        await registry.jobs.linger(arguments["token"])
-                    if route.slow:
-                        loop = asyncio.get_running_loop()
-                        reply = await loop.run_in_executor(registry.pool, route.handler, request)
-                    else:
-                        reply = route.handler(request)
-            for fault in faults:
-                if fault.action is Action.DROP_AFTER:
-                    raise _DropError
+                _check_scope(caller, route.scope)
+                body = await _body(receive) if method != "GET" else b""
+                request = Request(
+                    registry, method, path, query, body, caller, f"http://{host}", arguments
+                )
+                if template.endswith("/async/get/{token}"):
+                    await registry.jobs.linger(arguments["token"])
+                if route.slow:
+                    loop = asyncio.get_running_loop()
+                    reply = await loop.run_in_executor(registry.pool, route.handler, request)
+                else:
+                    reply = route.handler(request)
+            if any(fault.action is Action.DROP_AFTER for fault in faults):
+                raise _DropError
         except RefusedError as error:
             reply = Reply(error.status, to_json(error.body()))
         except _DropError:
@@ -135,6 +128,17 @@ class App:
         if kind.lower() != "bearer" or not token.strip():
             raise RefusedError(401, "The access token is missing, unknown or expired.")
         return self.registry.tokens.caller(token.strip())
+
+
+def _identify(scope: Scope) -> tuple[str, str]:
+    """(Host, Authorization) of a request."""
+    host = authorization = ""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            authorization = value.decode("latin-1")
+        elif name == b"host":
+            host = value.decode("latin-1")
+    return host, authorization
 
 
 def _check_scope(caller: Caller, scope: str) -> None:

@@ -350,7 +350,8 @@ def update(
             tx, row, name=name, parent=parent, size=size, number=number, now=now, by=caller.user,
             alias=body.get("alias", row.alias) if kind.name == "project" else None,
         )  # fmt: skip
-        props = _props(kind, body)
+        # A table's columns are changed by transactions: a body that does not name them leaves them.
+        props = _props(kind, json.loads(old.props or "{}") | body if kind.tabular else body)
         try:
             if wants_new:
                 count = db.one("SELECT count(*) FROM entity_version WHERE entity_id = ?", (entity,))

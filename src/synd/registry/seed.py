@@ -335,6 +335,10 @@ class _Import:
         """Real path → (entity, kind); filled only when the folder holds symlinks."""
         self.has_links = False
 
+    def _shown(self, path: str) -> str:
+        """A path as a report tells it: relative, and printable whatever bytes the name holds."""
+        return os.path.relpath(path, self.root).encode(errors="backslashreplace").decode()
+
     def run(self, project: int, pool: ThreadPoolExecutor) -> None:
         self.by_path[self.root] = (project, "project")
         level = [(self.root, project)]
@@ -361,7 +365,7 @@ class _Import:
         taken: set[str] = set()
         with os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
-                shown = os.path.relpath(entry.path, self.root)
+                shown = self._shown(entry.path)
                 name = allowed_name(entry.name, taken)
                 if entry.is_symlink():
                     self.links.append(_Link(entry.path, entity, name))
@@ -374,7 +378,7 @@ class _Import:
                     continue
                 taken.add(name)
                 if name != entry.name:
-                    self.report.renamed.append((os.fsdecode(os.fsencode(shown)), name))
+                    self.report.renamed.append((shown, name))
         return folders
 
     def _flush(self, pool: ThreadPoolExecutor, least: int) -> None:
@@ -384,7 +388,7 @@ class _Import:
             done = []
             for one in pool.map(self.digests.take, batch, chunksize=64):
                 if one.problem:
-                    self.report.skipped.append((os.path.relpath(one.path, self.root), one.problem))
+                    self.report.skipped.append((self._shown(one.path), one.problem))
                     continue
                 done.append(one)
                 self.report.linked[one.way] = self.report.linked.get(one.way, 0) + 1
@@ -396,7 +400,7 @@ class _Import:
     def _write_links(self) -> None:
         rows = []
         for link in self.links:
-            shown = os.path.relpath(link.path, self.root)
+            shown = self._shown(link.path)
             target = self.by_path.get(os.path.realpath(link.path))
             if target is None:
                 self.report.skipped.append((shown, "symlink to something outside the folder"))

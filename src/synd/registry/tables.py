@@ -5,6 +5,7 @@ within its scope, so it is never behind. Both end as a `tablesql.Source`.
 """
 
 # Queries are put together from constants and from what `tablesql` made; values are bound.
+
 # ruff: noqa: S608
 
 from __future__ import annotations

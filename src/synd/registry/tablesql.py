@@ -6,6 +6,7 @@ service spell alike go through a list of allowed ones; anything else is refused 
 """
 
 # Text is put together from our own pieces only, as the docstring says.
+
 # ruff: noqa: S608
 
 from __future__ import annotations

@@ -18,8 +18,10 @@ from synd.model import (
     FileVersion,
     Header,
     Kind,
-    Store as Place,
     VersionInfo,
+)
+from synd.model import (
+    Store as Place,
 )
 from synd.paths import to_file_name
 from synd.store.connect import Store
@@ -59,7 +61,8 @@ class Row(NamedTuple):
     @property
     def detailed(self) -> bool:
         """Whether size and md5 are known. A version's bytes never change, so they outlive edits of
-        annotations and the like; see `current` before trusting the file handle."""
+        annotations and the like; see `current` before trusting the file handle.
+        """
         return self.detail_ns >= 0
 
     @property
@@ -149,7 +152,8 @@ class Entities:
 
     def names(self, parent: int, after: int, limit: int) -> list[tuple[Any, ...]]:
         """What a listing in the mount needs of the children after that id: (id, file_name, kind,
-        version, modified_ns, size, detail_ns) each. Bare rows: a folder may hold thousands."""
+        version, modified_ns, size, detail_ns) each. Bare rows: a folder may hold thousands.
+        """
         return self._store.read.execute(_NAMES, (parent, after, limit)).fetchall()
 
     def annotations(self, row: Row) -> dict[str, AnnotationValue] | None:
@@ -194,7 +198,8 @@ class Entities:
 
     def path_of(self, entity: int) -> list[bytes] | None:
         """The one path of an entity below the mount: through its project at the top, or through
-        ``@id`` when that project is not there. None when a part of the way is not known."""
+        ``@id`` when that project is not there. None when a part of the way is not known.
+        """
         parts: list[bytes] = []
         at = EntityId(entity)
         while at != TOP:
@@ -234,8 +239,7 @@ class Entities:
                 taken.add(file_name)
                 wanted[header.id] = (header, file_name)
             gone = [i for i in before if i not in wanted]
-            for i in gone:
-                changes.append(Change(i, parent, before[i][2], gone=True, moved_on=False))
+            changes.extend(Change(i, parent, before[i][2], gone=True, moved_on=False) for i in gone)
             tx.executemany("UPDATE entity SET listed = 0 WHERE id = ?", [(i,) for i in gone])
             fresh: list[tuple[object, ...]] = []
             unlist: list[tuple[int]] = []

@@ -7,9 +7,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.support.registry import running, wait_until
-
 from tests.integration.registry.conftest import Api
+from tests.support.registry import running, wait_until
 
 DATA = os.urandom(300_000)
 
@@ -71,7 +70,9 @@ class TestDownload:
         parts = urlsplit(url)
         for _ in range(5):
             with socket.create_connection((parts.hostname, parts.port)) as connection:
-                connection.sendall(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                connection.sendall(
+                    f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+                )
                 assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
         assert get(url, Range="bytes=5-9").status_code == 206
@@ -91,13 +92,13 @@ class TestDownload:
 
     def test_expired_url_is_403_and_a_new_one_works(self, tmp_path):
         """`--url-ttl-s` is the life of a URL; a running registry gives fresh ones."""
-        with running(tmp_path / "data", "--url-ttl-s", "1") as registry:
+        with running(tmp_path / "data", "--url-ttl-s", "3") as registry:
             api = Api(registry)
             file = api.file(api.project(), "a", b"abc")
             url = api.url(file)
 
             assert get(url).content == b"abc"
-            wait_until(lambda: get(url).status_code == 403, 5)
+            wait_until(lambda: get(url).status_code == 403, 10)
             assert get(api.url(file)).content == b"abc"
             api.http.close()
 

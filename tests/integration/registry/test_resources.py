@@ -175,7 +175,12 @@ class TestTables:
         columns = api.ok(
             "POST",
             "/repo/v1/column/batch",
-            {"list": [{"name": "k", "columnType": "STRING"}, {"name": "n", "columnType": "INTEGER"}]},
+            {
+                "list": [
+                    {"name": "k", "columnType": "STRING"},
+                    {"name": "n", "columnType": "INTEGER"},
+                ]
+            },
         )["list"]
         body = {
             "entity": {

@@ -82,7 +82,9 @@ class TestStart:
 class TestParts:
     @pytest.fixture
     def upload(self, api):
-        return api.ok("POST", f"{BASE}?forceRestart=true", multipart(b"abcdef", "p.txt"))["uploadId"]
+        return api.ok("POST", f"{BASE}?forceRestart=true", multipart(b"abcdef", "p.txt"))[
+            "uploadId"
+        ]
 
     def test_wrong_digest_is_add_failed_and_can_be_mended(self, api, upload):
         """ADD_FAILED is an answer, not an error; the right bytes then succeed."""

@@ -99,6 +99,10 @@ class Kernel:
         assert answered == unique
         return error, answer
 
+    def settle(self) -> None:
+        """Waits until everything sent so far has been dealt with, answered or not."""
+        self.ask(Op.FSYNC, bytes(16))
+
     def close(self) -> None:
         self.socket.close()
         self.thread.join(5)
@@ -119,6 +123,7 @@ def test_init_takes_what_both_know(kernel: Kernel) -> None:
     body = wire.INIT_IN.pack(7, 45, 131072, offered & 0xFFFFFFFF, offered >> 32) + bytes(44)
 
     error, answer = kernel.ask(Op.INIT, body)
+    kernel.settle()
 
     values = wire.INIT_REPLY.unpack(bytes(wire.OUT) + answer)[3:]
     assert error == 0
@@ -134,7 +139,7 @@ def test_init_takes_what_both_know(kernel: Kernel) -> None:
 def test_old_kernel_is_refused(kernel: Kernel) -> None:
     """A protocol without what we need is EPROTO, and the session hears of it."""
     error, _ = kernel.ask(Op.INIT, wire.INIT_IN_OLD.pack(7, 12, 0, 0))
-    kernel.ask(Op.FSYNC, bytes(16))
+    kernel.settle()
 
     assert (error, kernel.agreed) == (errno.EPROTO, [None])
 
@@ -251,6 +256,7 @@ def test_interrupt_cancels_the_future(kernel: Kernel) -> None:
     unique = kernel.send(Op.READ, wire.READ_IN.pack(1, 0, 10) + bytes(20))
     kernel.send(Op.INTERRUPT, wire.INTERRUPT_IN.pack(unique), unique=unique | 1)
     kernel.reply()
+    kernel.settle()
 
     assert waiting.cancelled()
 
@@ -263,6 +269,7 @@ def test_late_open_that_nobody_wants_is_closed(kernel: Kernel) -> None:
     unique = kernel.send(Op.OPEN, bytes(8))
     kernel.send(Op.INTERRUPT, wire.INTERRUPT_IN.pack(unique), unique=unique | 1)
     kernel.reply()
+    kernel.settle()
     fd = os.open(os.devnull, os.O_RDONLY)
     waiting.set_result(Opened(backing=fd))
 
@@ -326,7 +333,7 @@ def test_forgets_are_passed_on(kernel: Kernel) -> None:
     kernel.send(Op.FORGET, wire.FORGET_IN.pack(3), node=5)
     many = b"".join(wire.FORGET_ONE.pack(n, n + 1) for n in (6, 7))
     kernel.send(Op.BATCH_FORGET, wire.BATCH_FORGET_IN.pack(2, 0) + many)
-    kernel.ask(Op.FSYNC, bytes(16))
+    kernel.settle()
 
     assert kernel.fs.forgotten == [(5, 3), (6, 7), (7, 8)]
 

@@ -1,3 +1,4 @@
+# handlers of one table have one signature
 # ruff: noqa: ARG002  # handlers of one table have one signature
 """Speaks the kernel's FUSE protocol on /dev/fuse: requests in, calls of the filesystem, replies out.
 
@@ -254,7 +255,7 @@ class KernelTransport:
             try:
                 requests[opcode] += 1
                 table[opcode](buffer, unique, node, opcode)
-            except Exception as error:  # noqa: BLE001  # the loop's edge: one request
+            except Exception as error:  # noqa: BLE001  # the edge of one request
                 self._fail(unique, error, opcode, node)
 
     def resend(self) -> None:

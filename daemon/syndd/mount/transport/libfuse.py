@@ -1,3 +1,4 @@
+# the library's callbacks have its signatures
 # ruff: noqa: ARG002  # the library's callbacks have its signatures
 """The same filesystem over libfuse, by way of mfusepy (or fusepy): portable, slower, without passthrough.
 

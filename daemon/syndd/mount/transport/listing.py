@@ -78,7 +78,7 @@ def pack(
 
 def _pack_plain(folder: Folder, out: bytearray, at: int, offset: int) -> int:
     structs, end, entries = wire.DIRENT, len(out), folder.entries
-    assert entries is not None  # noqa: S101  # `restart` came first
+    assert entries is not None  # `restart` came first
     entry = folder.held or next(entries, None)
     folder.held = None
     while entry is not None:
@@ -101,7 +101,7 @@ def _pack_plain(folder: Folder, out: bytearray, at: int, offset: int) -> int:
 
 def _pack_plus(folder: Folder, out: bytearray, at: int, offset: int, uid: int, gid: int) -> int:
     structs, end, entries = wire.DIRENTPLUS, len(out), folder.entries
-    assert entries is not None  # noqa: S101  # `restart` came first
+    assert entries is not None  # `restart` came first
     entry = folder.held or next(entries, None)
     folder.held = None
     while entry is not None:

@@ -1,6 +1,7 @@
 """Queries, CSV downloads, transactions and snapshots of tables and views (synapse-rest.md 6)."""
 
 # Queries are put together from constants and from what `tablesql` made; values are bound.
+
 # ruff: noqa: S608
 
 from __future__ import annotations
