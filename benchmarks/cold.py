@@ -14,6 +14,7 @@ from benchmarks.harness import (
     Row,
     Spread,
     World,
+    forget_pages,
     need,
     rate,
     read_whole,
@@ -30,7 +31,8 @@ PARALLEL = 16
 class _Reads:
     """Cold reads of one file through a mount, each after emptying the cache."""
 
-    def __init__(self, mount: Mount, path: Path, size: int) -> None:
+    def __init__(self, registry: Registry, mount: Mount, path: Path, size: int) -> None:
+        self.registry = registry
         self.mount = mount
         self.path = path
         self.size = size
@@ -39,6 +41,8 @@ class _Reads:
     def once(self) -> float:
         """Bytes per second from open to close."""
         self.mount.clear()
+        self.registry.requests(reset=True)
+        forget_pages(self.path)
         got = 0
 
         def work() -> None:
@@ -48,6 +52,9 @@ class _Reads:
         took_s = timed(work)
         if got != self.size:
             raise RuntimeError(f"read {got} of {self.size} bytes")
+        sent = self.registry.requests(reset=True)["blob_bytes"]
+        if sent < self.size:
+            raise RuntimeError(f"not cold: the registry sent {sent} of {self.size} bytes")
         return self.size / took_s
 
 
@@ -145,7 +152,7 @@ def unbounded(world: World) -> list[Row]:
     data, project, size = big(world)
     with world.registry(data) as registry, world.mount(registry, project) as mount:
         entity = registry.child(project, "big.bin")
-        reads = _Reads(mount, mount.path / "Big" / "big.bin", size)
+        reads = _Reads(registry, mount, mount.path / "Big" / "big.bin", size)
         out = world.folder("downloads")
         peers: dict[str, Callable[[], float]] = {
             "curl -o /dev/null": lambda: _curl(registry, entity, size, Path("/dev/null")),
@@ -166,7 +173,7 @@ def far(world: World) -> list[Row]:
         world.mount(registry, project) as mount,
     ):
         entity = registry.child(project, "big.bin")
-        reads = _Reads(mount, mount.path / "Big" / "big.bin", size)
+        reads = _Reads(registry, mount, mount.path / "Big" / "big.bin", size)
         out = world.folder("downloads")
         peers: dict[str, Callable[[], float]] = {
             f"{PARALLEL} × curl -o /dev/null": lambda: _curls(registry, entity, size, None),

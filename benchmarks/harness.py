@@ -393,8 +393,15 @@ class Mount:
         return found
 
     def clear(self) -> None:
-        """Empties the cache."""
-        self.cli("cache", "clear")
+        """Empties the cache, once nothing is on its way any more. Raises RuntimeError if it cannot."""
+        end = time.monotonic() + READY_S
+        while self.metrics()["transfers"]:
+            if time.monotonic() > end:
+                raise RuntimeError("a transfer does not end")
+            time.sleep(0.02)
+        reply = self.control.post(contract.CACHE_CLEAR, {"targets": []})
+        if reply["kept_objects"]:
+            raise RuntimeError(f"the cache keeps {reply['kept_objects']} objects: {reply}")
 
 
 def _synd(env: Mapping[str, str], *args: str, timeout_s: float = COMMAND_S) -> Any:
@@ -491,6 +498,10 @@ class World:
         up_s = time.perf_counter() - began
         try:
             yield Mount(point, env, int(told["pid"]), up_s)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.say(f"the daemon's last words:\n{Path(told['log']).read_text()[-4000:]}")
+            raise
         finally:
             _synd(env, "down", "--lazy", "--timeout", "5")
 

@@ -214,7 +214,7 @@ def requests(world: World) -> list[Row]:
             "looking for a view, making one, one query and its polling",
         )
     )  # fmt: skip
-    again = count("use", ["ls", "-l"], known)
+    again = count("off", ["ls", "-l"], known)
     rows.append(
         Row(
             f"names and sizes of {files:,} files, bundles (no view allowed)",

@@ -82,21 +82,23 @@ def _rclone(world: World, remote: str, mode: str) -> Iterator[Path]:
     home = world.folder("rclone")
     point = world.folder("rclone/mnt")
     cache = world.folder(f"rclone/cache-{time.monotonic_ns()}")
-    process = subprocess.Popen(
+    log = home / "rclone.log"
+    with open(log, "wb") as told:
+        process = subprocess.Popen(
         [
             "rclone", "mount", remote, str(point), "--read-only", f"--vfs-cache-mode={mode}",
             f"--cache-dir={cache}", "--config=/dev/null", "--dir-cache-time=1h", "--attr-timeout=1h",
             "--transfers=16", "--no-checksum",
         ],
         env={k: v for k, v in os.environ.items() if not k.startswith("RCLONE_")} | {"HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=told,
+        stderr=told,
     )  # fmt: skip
     try:
         end = time.monotonic() + READY_S
         while not os.path.ismount(point):
             if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError("rclone did not mount")
+                raise RuntimeError(f"rclone did not mount: {log.read_text()[-2000:]}")
             time.sleep(0.05)
         yield point
     finally:
@@ -133,8 +135,8 @@ def small(world: World) -> list[Row]:
         variants = {
             "rclone webdav, cache off": (f":webdav,url='{url}':data", "off"),
             "rclone webdav, cache full": (f":webdav,url='{url}':data", "full"),
-            "rclone http, cache off": (f":http,url='{url}':data", "off"),
-            "rclone http, cache full": (f":http,url='{url}':data", "full"),
+            "rclone http, cache off": (f":http,url='{url}/data/':", "off"),
+            "rclone http, cache full": (f":http,url='{url}/data/':", "full"),
         }
         with world.registry(data, "--latency-ms", str(LATENCY_MS)) as registry:
             for turn in range(times):

@@ -217,6 +217,8 @@ class App:
         self._fs.notices = self._session.notices
         threading.Thread(target=self._watch_mount, name="mount-watch", daemon=True).start()
         if inherited is not None:
+            # Our predecessor may have died between recording a change and telling the kernel.
+            self._session.notices.everything()
             self._spawn(self._log_in_later(), "login")
         self._spawn(self._poll(), "poll")
         self._spawn(self._operations.run(), "jobs")
@@ -340,7 +342,9 @@ class App:
         self._stopping = True
         session = self._session
         try:
-            if session is not None and not keep_mount:
+            if session is not None and keep_mount:
+                await asyncio.to_thread(session.detach)
+            elif session is not None:
                 await asyncio.to_thread(
                     lambda: session.stop(lazy=True, timeout_s=min(5.0, deadline.left_s()))
                 )

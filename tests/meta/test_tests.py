@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.requirements import load, report
 from tests.support.source import ROOT
-from tests.support.source import tests as test_files
+from tests.support.source import tests as all_tests
 
-FILES = test_files()
+FILES = all_tests()
 WAITERS = {"eventually", "until", "wait_until", "wait_for"}
 """Helpers that poll a condition under a deadline: the one place where a test's process sleeps."""
 

@@ -473,9 +473,15 @@ class World:
 
         return eventually(look, timeout_s=timeout_s, what=f"a daemon after {of}\n{self.log()[-2000:]}")
 
-    def freeze_holder(self) -> None:
-        """Keeps the holder from starting a daemon, until `thaw_holder`."""
-        os.kill(self.holder_pid(), signal.SIGSTOP)
+    @contextlib.contextmanager
+    def without_successor(self) -> Iterator[None]:
+        """Within the block the holder starts no daemon."""
+        pid = self.holder_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def mounted(self) -> bool:
         there = process.mounts.mount_at(str(self.mount))

@@ -69,6 +69,10 @@ _BYTES_KINDS = frozenset({str(Kind.FILE), str(Kind.RECORD_SET)})
 _PAGE = 1024
 """Rows read at once for a listing."""
 
+PASSTHROUGH_FROM = 64 << 10
+"""Smaller files are answered from memory: two ioctls to open one for passthrough cost more than its bytes
+do, and from then on the page cache has them."""
+
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
 
 
@@ -443,12 +447,16 @@ class SynapseFs:
         why = self._streams.corrupt(file.key)
         if why is not None:
             raise IntegrityError(why, entity=syn(file.entity))
-        fd = self._cache.open(file.key, size)
-        if fd is not None:
+        if size < PASSTHROUGH_FROM:
+            backing, here = None, self._cache.has(file.key, size)
+        else:
+            backing = self._cache.open(file.key, size)
+            here = backing is not None
+        if here:
             self._cache.used(file.key)
             if folder is not None and size <= SMALL:
                 self._siblings.opened(folder, file.entity)
-            return Opened(backing=fd)
+            return Opened(backing=backing)
         if size <= SMALL:
             # Whoever opens a small file reads it: begin before the kernel asks.
             self._streams.reader(file)
@@ -522,12 +530,21 @@ class SynapseFs:
                 elif not content.size:
                     opened.data = b""
                 else:
-                    opened.fd = self._cache.open(content.key, content.size)
-                    if opened.fd is None:
-                        opened.reader = self._streams.reader(content)
+                    self._begin(opened, content, content.size)
                 self._open[node] = opened
             self._open[node].handles.add(handle)
         return self.read(node, handle, offset, size)
+
+    def _begin(self, opened: _OpenFile, file: FileVersion, size: int) -> None:
+        """From memory, from the object, or as it arrives."""
+        fd = self._cache.open(file.key, size)
+        if fd is None:
+            opened.reader = self._streams.reader(file)
+        elif size < PASSTHROUGH_FROM:
+            with open(fd, "rb", buffering=0) as whole:
+                opened.data = whole.read()
+        else:
+            opened.fd = fd
 
     def release(self, node: int, handle: int) -> None:
         opened = self._open.get(node)

@@ -71,11 +71,19 @@ class Invalidator:
             if not self._busy:
                 self._wake.notify()
 
+    def everything(self) -> None:
+        """All that the kernel knows may be out of date: it asks again. Older kernels are not told."""
+        with self._wake:
+            self._distrust_all = self.epochs
+            if not self._busy:
+                self._wake.notify()
+
     def flush(self, timeout_s: float) -> bool:
         """Waits until everything queued so far is written; for tests and before a hand-over."""
         with self._wake:
             return self._wake.wait_for(
-                lambda: self._closed or not (self._waiting or self._busy), timeout_s
+                lambda: self._closed or not (self._waiting or self._distrust_all or self._busy),
+                timeout_s,
             )
 
     def waiting(self) -> int:
@@ -95,7 +103,9 @@ class Invalidator:
             with self._wake:
                 self._busy = False
                 self._wake.notify_all()
-                self._wake.wait_for(lambda: self._waiting or self._closed)
+                self._wake.wait_for(
+                    lambda: self._waiting or self._distrust_all or self._closed
+                )
                 if self._closed:
                     return
                 batch, self._waiting = self._waiting, {}

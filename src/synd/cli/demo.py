@@ -64,10 +64,20 @@ def demo(
 
 
 def default_mount() -> str:
-    """The place that the documentation speaks of, where it can be used; else a folder here."""
+    """The place that the documentation speaks of, where it can be used; else a folder here.
+
+    Makes nothing: what the demo makes it removes, and only that.
+    """
+    from synd.cli import mounts
+
     with contextlib.suppress(OSError):
-        os.makedirs(SYSTEM_MOUNT, exist_ok=True)
-        if os.access(SYSTEM_MOUNT, os.W_OK) and not os.listdir(SYSTEM_MOUNT):
+        # Asked of mountinfo first, as a dead mount there would not answer a listing.
+        free = mounts.mount_at(SYSTEM_MOUNT) is None
+        if free and os.path.isdir(SYSTEM_MOUNT):
+            free = os.access(SYSTEM_MOUNT, os.W_OK) and not os.listdir(SYSTEM_MOUNT)
+        elif free:
+            free = os.access(os.path.dirname(SYSTEM_MOUNT), os.W_OK)
+        if free:
             return SYSTEM_MOUNT
     return os.path.abspath("synapse-demo")
 

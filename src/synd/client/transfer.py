@@ -323,9 +323,11 @@ class Downloader:
             attempt = refused = 0
 
         while True:
+            # Not among what is tried again: whoever gives the URL has tried enough.
+            where = url(refused > 0)
             try:
                 got = self.fetch_range(
-                    url(refused > 0), at, end, forward, deadline=deadline, cancelled=cancelled
+                    where, at, end, forward, deadline=deadline, cancelled=cancelled
                 )
                 return got._replace(received=at - start)
             except UrlExpired:

@@ -129,8 +129,9 @@ class SmallFetch:
         deadline = Deadline.after(streams.wait_s, f"fetching {syn(file.entity)}")
         attempt = 0
         while True:
+            # Not among what is tried again: the client has tried enough before it said no.
+            url = await self._url(deadline)
             try:
-                url = await self._url(deadline)
                 left = max(0.1, deadline.left_s())
                 return await streams.getter.get(
                     url, size, connect_s=min(left, streams.connect_s), read_s=left

@@ -18,7 +18,7 @@ from tests.fuse.e2e.conftest import (
     VERSIONS,
     Shown,
 )
-from tests.support.world import World, timed
+from tests.support.world import World
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(120)]
 
@@ -256,10 +256,11 @@ class TestLinks:
     def test_link_when_it_leads_to_another_project_is_a_relative_symlink(
         self, either: World
     ) -> None:
-        """A link is a symlink to the entity's own place, so it holds wherever the tree is mounted."""
+        """A link is a relative symlink that leads to the entity's own place."""
         path = either.at("Links", "inside", "to other project")
 
-        assert "../../Other/folder/target.txt\n" == either.text("readlink", path)
+        assert either.text("readlink", path).startswith("../../")
+        assert either.at("Other/folder/target.txt") + "\n" == either.text("readlink", "-f", path)
         assert either.text("cat", path) == "two\n"
 
     def test_link_when_it_names_a_version_leads_to_that_version(self, mounted: World) -> None:
@@ -440,9 +441,7 @@ class TestUsers:
         nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
         assert "kernel" in mounted.text(*nobody, "ls", str(ground))
 
-        took = timed(lambda: None)
         done = mounted.run(*nobody, "ls", str(mounted.mount), timeout_s=10)
 
-        assert took < 10
         assert done.status != 0
         assert "Permission denied" in done.err

@@ -111,6 +111,7 @@ class TestDownload:
         assert get(api.url(file)).status_code == 404
 
 
+@pytest.mark.slow
 class TestBandwidth:
     def test_connection_is_held_to_its_rate(self, tmp_path):
         """`--mbit 8` lets a megabyte pass in a second."""

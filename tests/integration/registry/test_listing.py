@@ -129,6 +129,7 @@ class TestFilters:
         assert names(api, project) == ["closed", "open"]
 
 
+@pytest.mark.slow
 class TestScale:
     def test_deep_pages_do_not_cost_a_scan(self, tmp_path):
         """In a folder of 30 000 every page is read with a bounded number of rows: the last as fast as the first."""

@@ -151,6 +151,7 @@ class TestTokens:
         other.http.close()
 
 
+@pytest.mark.slow
 class TestLimits:
     def test_version_tells_the_limits(self, tmp_path, api):
         """synd's own client goes as fast as the registry allows."""

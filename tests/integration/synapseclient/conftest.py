@@ -6,7 +6,7 @@ with plain asserts; what it asked the registry is checked here afterwards, from 
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,14 +97,3 @@ def peer(version: str, tmp_path: Path) -> Iterator[Peer]:
     with running(tmp_path / "registry") as registry:
         write_config(home, registry)
         yield Peer(version, python, home, registry)
-
-
-@pytest.fixture
-def only_models() -> Callable[[str], None]:
-    """Skips versions whose object model lacks what a test is about."""
-
-    def check(version: str) -> None:
-        if version == peers.FALLBACK:
-            pytest.skip("this version has no such model")
-
-    return check

@@ -34,9 +34,6 @@ class TestScripts:
 
     def test_models_run_and_meet_no_unknown_route(self, peer: Peer):
         """The object model works, in the version that has it whole."""
-        if peer.version == "4.5.0":
-            pytest.skip("4.5.0 has only the beginnings of the object model")
-
         peer.run("models")
 
         assert unknown_routes(peer) == []
@@ -50,6 +47,17 @@ class TestScripts:
         parts = sum(c["count"] for c in blob if c["method"] == "PUT" and c["status"] == 200)
         assert ranged == 3
         assert parts == 3 + 1
+
+    def test_transfer_survives_failures_on_the_way(self, peer: Peer):
+        """One refused part, one 503 and one dropped answer: the client goes on and ends well."""
+        peer.registry.fault(method="PUT", path="/add/2", action="add-failed")
+        peer.registry.fault(method="POST", path="/fileHandle/batch", action="status", status=503)
+        peer.registry.fault(method="POST", path="/presigned/url/batch", action="drop-before")
+
+        peer.run("transfer")
+
+        _, told = peer.registry.call("GET", "/admin/faults")
+        assert [1, 1, 1] == [fault["hits"] for fault in told["faults"]]
 
     def test_restricted_file_gives_metadata_but_no_bytes(self, peer: Peer):
         """Unmet terms end a download in the client's own error."""

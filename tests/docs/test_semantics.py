@@ -1,0 +1,60 @@
+"""The examples of SEMANTICS.md are true: each is run on a real mount and prints what the page says."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounts import mount_fusectl
+from tests.support.source import ROOT
+from tests.support.world import World, remote
+
+PAGE = (ROOT / "docs" / "SEMANTICS.md").read_text()
+
+
+def examples() -> list[tuple[str, str]]:
+    """(command, what it prints) of every console block, in order."""
+    found: list[tuple[str, str]] = []
+    for block in re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            found.append((command, output))
+    return found
+
+
+def test_page_always_has_examples():
+    """A page whose examples vanish would pass silently."""
+    assert len(examples()) >= 8
+
+
+@pytest.fixture(scope="module")
+def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]]:
+    """A mount with what the examples speak of: project Sem, a file of two versions."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("no /dev/fuse on this machine")
+    if os.geteuid() != 0:
+        pytest.skip("these tests mount as root")
+    mount_fusectl()
+    root = tmp_path_factory.mktemp("semantics")
+    with remote(root / "data") as server:
+        project = server.project("Sem")
+        entity = server.file(project, "two.txt", b"first\n")
+        server.new_version(entity, b"second\n")
+        world = World(root / "world", server)
+        try:
+            world.up()
+            yield world, project
+        finally:
+            world.close()
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize(("command", "output"), examples(), ids=lambda text: text[:40])
+def test_example_when_run_prints_what_the_page_says(mounted, command, output):
+    """Word for word, in a shell at the top of the mount."""
+    world, project = mounted
+    ran = world.run("sh", "-c", command, cwd=str(world.mount), env={"SEM": project})
+
+    assert output == ran.out
