@@ -88,7 +88,7 @@ def _rclone(world: World, remote: str, mode: str) -> Iterator[Path]:
         [
             "rclone", "mount", remote, str(point), "--read-only", f"--vfs-cache-mode={mode}",
             f"--cache-dir={cache}", "--config=/dev/null", "--dir-cache-time=1h", "--attr-timeout=1h",
-            "--transfers=16", "--no-checksum",
+            "--transfers=32", "--checkers=32", "--no-checksum",
         ],
         env={k: v for k, v in os.environ.items() if not k.startswith("RCLONE_")} | {"HOME": str(home)},
         stdout=told,

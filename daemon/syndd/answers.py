@@ -275,7 +275,7 @@ class Answers:
     def _state(self, row: Row) -> contract.Sync:
         if row.kind not in _WITH_BYTES or row.key is None or not row.size:
             return "cached" if row.size == 0 else "remote"
-        if self._cache.has(row.key, row.size):
+        if self._cache.has(row.key, row.size) or self._streams.in_memory(row.key):
             return "pinned" if self._pins.covers(row) else "cached"
         if self._streams.under_way(row.key):
             return "fetching"
@@ -593,11 +593,13 @@ class Answers:
         if session is not None:
             state = session.state()
             found |= {
-                "fuse_requests_total": state.requests,
+                "fuse_requests_total": sum(state.requests.values()),
                 "fuse_waiting": len(state.waiting),
                 "fuse_handles": state.handles,
                 "fuse_notices_total": state.notices_sent,
             }
+            for name, number in state.requests.items():
+                found[f'fuse_requests_by_operation_total{{operation="{name}"}}'] = number
         for name, number in status.by_endpoint.items():
             found[f'requests_by_call_total{{call="{name}"}}'] = number
         return found

@@ -618,7 +618,7 @@ class SynapseFs:
         key = content_key(file.md5, file.handle)
         if self._streams.corrupt(key):
             return "corrupt"
-        if self._cache.has(key, file.size):
+        if self._cache.has(key, file.size) or self._streams.in_memory(key):
             return "cached"
         return "fetching" if self._streams.under_way(key) else "remote"
 

@@ -80,7 +80,8 @@ class MountState:
     handles: int
     waiting: list[Waiting]
     """Requests without an answer, oldest first."""
-    requests: int
+    requests: dict[str, int]
+    """How many came so far, by operation."""
     notices_sent: int
     notices_waiting: int
     notices_failed: int
@@ -119,7 +120,7 @@ class Transport(Protocol):
 
     def open_handles(self) -> int: ...
 
-    def request_count(self) -> int: ...
+    def request_counts(self) -> dict[str, int]: ...
 
     def close(self) -> None: ...
 
@@ -437,7 +438,7 @@ class MountSession:
             taken_over=self._taken_over,
             handles=transport.open_handles(),
             waiting=transport.waiting(),
-            requests=transport.request_count(),
+            requests=transport.request_counts(),
             notices_sent=self.notices.sent,
             notices_waiting=self.notices.waiting(),
             notices_failed=self.notices.failed,

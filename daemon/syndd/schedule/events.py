@@ -65,12 +65,14 @@ class Events:
         self._loop.call_soon_threadsafe(self._put, event)
 
     def _put(self, event: contract.Event) -> None:
+        missed: contract.Event = {"kind": "status", "at": event["at"], "data": {"missed": True}}
         for queue in self._queues:
-            if queue.qsize() >= BOUND:
-                while not queue.empty():
-                    queue.get_nowait()
-                event = {"kind": "status", "at": event["at"], "data": {"missed": True}}
-            queue.put_nowait(event)
+            if queue.qsize() < BOUND:
+                queue.put_nowait(event)
+                continue
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(missed)
 
     async def subscribe(self) -> AsyncIterator[contract.Event]:
         """Events from now on, until the listener goes."""

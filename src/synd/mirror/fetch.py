@@ -59,7 +59,8 @@ class Pool:
             heapq.heappush(self._queue, (task.urgency, next(self._numbers), task))
             if self._idle:
                 self._changed.notify()
-            elif self._threads < self._most:
+            # A thread that was told but has not woken yet still counts as idle; it takes one task only.
+            if len(self._queue) > self._idle and self._threads < self._most:
                 self._threads += 1
                 threading.Thread(target=self._work, name="transfer", daemon=True).start()
 

@@ -55,7 +55,9 @@ class Siblings:
         wanted = [
             f
             for f in wanted
-            if not self._streams.under_way(f.key) and not self._objects.has(f.key, f.size)
+            if not self._streams.under_way(f.key)
+            and not self._streams.in_memory(f.key)
+            and not self._objects.has(f.key, f.size)
         ]
         if not wanted:
             return

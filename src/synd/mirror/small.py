@@ -1,4 +1,4 @@
-"""A small file on its way: fetched whole, verified, stored, and only then answered."""
+"""A small file on its way: fetched whole, verified, and only then answered; stored after that."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from synd.cache.objects import check_digest
 from synd.client.getter import NotPlain
 from synd.client.transfer import Interrupted
 from synd.clock import Deadline
+from synd.digest import md5_of_bytes
 from synd.errors import DeadlineExceeded, IntegrityError, Offline, SyndError
 from synd.ids import syn
 from synd.mirror.fetch import Task, Urgency
@@ -40,6 +42,9 @@ class SmallFetch:
         self._data: bytes | None = None
         self._error: SyndError | None = None
         self._over = False
+        self._adopted = False
+        self._stored = False
+        self._not_stored: SyndError | None = None
 
     # For readers, on any thread.
 
@@ -66,10 +71,16 @@ class SmallFetch:
 
     def when_done(self, done: Future[None]) -> None:
         with self._lock:
-            if not self._over:
+            if not self._stored:
                 self._done.append(done)
                 return
-        fail(done, self._error) if self._error is not None else settle(done, None)
+        error = self._not_stored
+        fail(done, error) if error is not None else settle(done, None)
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the bytes are here, verified, stored or not."""
+        return self._data is not None
 
     def close_handle(self, handle: int) -> None:
         """Nothing is kept per handle."""
@@ -88,16 +99,30 @@ class SmallFetch:
         except Exception as exception:
             log.exception("fetch.failed")
             error = SyndError(f"fetching {syn(self.file.entity)} failed: {exception}")
-        # Out of the table first: a reader that comes now finds the object, or begins a new fetch.
-        self._streams.drop_small(self)
+        if data is None:
+            # A reader that comes now begins a new fetch.
+            self._streams.drop_small(self)
         with self._lock:
             self._data, self._error, self._over = data, error, True
             waiting, self._waiting = self._waiting, []
-            done, self._done = self._done, []
         for future, offset, size in waiting:
             self._answer(future, offset, size)
+        if data is None or self._adopted:
+            self._kept(error)
+        else:
+            self._streams.keeper.keep(self.file.key, data, self._kept)
+
+    def _kept(self, error: SyndError | None) -> None:
+        """The content is an object now, or will not be one: from here on readers ask the store."""
+        self._streams.drop_small(self)
+        with self._lock:
+            self._stored = True
+            self._not_stored = error
+            done, self._done = self._done, []
         for one in done:
             fail(one, error) if error is not None else settle(one, None)
+        if error is None and not self._adopted:
+            self._streams.completed(self.file)
 
     async def _fetched(self) -> bytes:
         streams, file = self._streams, self.file
@@ -107,11 +132,12 @@ class SmallFetch:
             fd = streams.objects.open(file.key, size)
             if fd is not None:
                 with open(fd, "rb") as adopted:  # noqa: ASYNC230 - a mebibyte at most
+                    self._adopted = True
                     return adopted.read()
         for attempt in (1, 2):
             data = await self._get(size)
             try:
-                streams.objects.put_bytes(file.key, data)
+                check_digest(file.key, md5_of_bytes(data))
             except IntegrityError as error:
                 log.warning(
                     "content.mismatch",
@@ -120,7 +146,6 @@ class SmallFetch:
                 if attempt == 2:
                     raise streams.mark_corrupt(file) from error
                 continue
-            streams.completed(file)
             return data
         raise AssertionError("unreachable")
 

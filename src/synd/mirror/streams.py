@@ -21,6 +21,7 @@ from synd.clock import Deadline
 from synd.errors import IntegrityError
 from synd.ids import ContentKey, EntityId, syn
 from synd.mirror.fetch import Pool, Urgency
+from synd.mirror.keeper import Keeper
 from synd.mirror.lane import Lane
 from synd.mirror.large import LargeStream, Progress
 from synd.mirror.small import POLICY, SmallFetch
@@ -36,6 +37,9 @@ SMALL = 1 << 20
 
 TRANSFER_S = 900.0
 """Longest life of one request for a range, as long as bytes keep coming."""
+
+KEEP_S = 5.0
+"""How long a stop waits for small files that are in memory only. A cache may lose them."""
 
 Got = FileSlice | bytes
 
@@ -90,6 +94,7 @@ class Streams:
         self.waits = waits
         self.pool = Pool(connections)
         self.lane = Lane(connections)
+        self.keeper = Keeper(objects)
         self.getter = Getter(downloader, connections=connections)
         self.connect_s = connect_s
         self.window_bytes = window_bytes
@@ -129,7 +134,14 @@ class Streams:
         return fetch
 
     def under_way(self, key: ContentKey) -> bool:
-        return key in self._small or key in self._large
+        """Whether its bytes are on their way."""
+        small = self._small.get(key)
+        return (small is not None and not small.arrived) or key in self._large
+
+    def in_memory(self, key: ContentKey) -> bool:
+        """Whether it has arrived and is verified, but is not an object yet."""
+        small = self._small.get(key)
+        return small is not None and small.arrived
 
     def whole(self, file: FileVersion) -> Future[None]:
         """Fetches all of a file in the background; settled once it is an object. Any thread.
@@ -238,3 +250,4 @@ class Streams:
         for stream in large:
             stream.abandon()
         self.lane.close(self.getter.aclose)
+        self.keeper.close(KEEP_S)

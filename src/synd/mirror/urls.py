@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 
 from synd.client.remote import Remote
 from synd.clock import NS, SYSTEM, Clock, Deadline
-from synd.errors import DeadlineExceeded, Forbidden, NotFound, SyndError
+from synd.errors import Busy, DeadlineExceeded, Forbidden, NotFound, SyndError
 from synd.ids import syn
 from synd.mirror.waits import fail, settle
 from synd.model import FileRef, Presigned
@@ -43,6 +43,7 @@ class Urls:
         self._asked: dict[FileRef, Future[str]] = {}
         self._queue: list[FileRef] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def get(self, ref: FileRef, deadline: Deadline) -> str:
         """A URL that lives a few seconds more. Raises what the service said, or DeadlineExceeded."""
@@ -70,7 +71,10 @@ class Urls:
                     answers.append(ready)
                     continue
                 future = self._asked.get(ref)
-                if future is None:
+                if self._closed:
+                    future = Future()
+                    future.set_exception(_stopping())
+                elif future is None:
                     future = self._asked[ref] = Future()
                     self._queue.append(ref)
                     fresh = True
@@ -87,7 +91,7 @@ class Urls:
                 del self._urls[ref]
 
     def _kick(self) -> None:
-        while self._queue and len(self._running) < AT_ONCE:
+        while not self._closed and self._queue and len(self._running) < AT_ONCE:
             with self._lock:
                 batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
             task = self._loop.create_task(self._presign(batch))
@@ -107,7 +111,7 @@ class Urls:
         except SyndError as exception:
             error = exception
         except asyncio.CancelledError:
-            error = DeadlineExceeded("the daemon is stopping")
+            error = _stopping()
         by_ref = {a.ref: a for a in answers}
         with self._lock:
             if len(self._urls) > 20_000:
@@ -125,10 +129,21 @@ class Urls:
                 fail(future, error or _refused(ref, answer))
 
     async def close(self) -> None:
+        """Ends what is under way; whoever waits for a URL, or asks for one later, hears why."""
+        with self._lock:
+            self._closed = True
+            queue, self._queue = self._queue, []
+            left = [self._asked.pop(ref) for ref in queue]
+        for future in left:
+            fail(future, _stopping())
         for task in list(self._running):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _stopping() -> SyndError:
+    return Busy("the daemon is stopping")
 
 
 def _usable_until(answer: Presigned, asked_at: float, asked_ns: int) -> float:

@@ -51,8 +51,8 @@ class Waits:
     def expire(self) -> int:
         """Ends the waits whose deadline has passed; how many."""
         now = self._clock.monotonic()
-        with self._lock:
-            late = [w for w in self._waits.values() if w.until <= now]
+        # A copy: waits leave the table on whatever thread settles them, without the lock.
+        late = [w for w in self.all() if w.until <= now]
         for wait in late:
             error = DeadlineExceeded(
                 f"{wait.reason} took longer than {wait.until - wait.since:g} s",

@@ -49,10 +49,14 @@ class Store:
             self._writer = sqlite3.connect(
                 path, timeout=10.0, isolation_level=None, check_same_thread=False
             )
-            _pragmas(self._writer, WRITER_CACHE_KIB)
-            self._writer.execute("PRAGMA journal_mode = WAL")
-            self._writer.execute("PRAGMA synchronous = NORMAL")
-            self._migrate()
+            try:
+                _pragmas(self._writer, WRITER_CACHE_KIB)
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                self._writer.execute("PRAGMA synchronous = NORMAL")
+                self._migrate()
+            except BaseException:
+                self._writer.close()
+                raise
         os.chmod(path, 0o600)
 
     def _migrate(self) -> None:
@@ -107,10 +111,12 @@ class Store:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException:
-                self._writer.execute("ROLLBACK")
+                # A full disk may have ended it already; a commit that failed has not.
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
                 raise
-            self._writer.execute("COMMIT")
 
     def close(self) -> None:
         """Closes all connections. Threads must have stopped using theirs."""

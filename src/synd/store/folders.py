@@ -59,10 +59,12 @@ class Folders:
             )
 
     def set_visited(self, visits: list[tuple[int, int]]) -> None:
-        """(folder, UTC ns) pairs: somebody looked then."""
+        """(folder, UTC ns) pairs: somebody looked then, also where the listing is still under way."""
         with self._store.write() as tx:
             tx.executemany(
-                "UPDATE folder SET visited_ns = ? WHERE id = ?", [(ns, f) for f, ns in visits]
+                """INSERT INTO folder (id, visited_ns) VALUES (?, ?)
+                ON CONFLICT (id) DO UPDATE SET visited_ns = excluded.visited_ns""",
+                visits,
             )
 
     def unlist(self, folder: int) -> None:

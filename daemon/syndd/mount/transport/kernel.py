@@ -278,8 +278,9 @@ class KernelTransport:
     def open_handles(self) -> int:
         return len(self._handles)
 
-    def request_count(self) -> int:
-        return sum(self.requests)
+    def request_counts(self) -> dict[str, int]:
+        """How many requests came, by operation."""
+        return {op.name.lower(): self.requests[op] for op in Op if self.requests[op]}
 
     def close(self) -> None:
         """Lets go of what is not the connection itself. Only after `run` has returned."""

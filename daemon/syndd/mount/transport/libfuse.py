@@ -25,6 +25,7 @@ import os
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -154,6 +155,9 @@ class PathNotices:
         self.sent += 1
         self._forget()
 
+    def everything(self) -> None:
+        self._forget()
+
     def flush(self, timeout_s: float) -> bool:
         return True
 
@@ -192,7 +196,7 @@ class _Operations:
     def __init__(self, fs: Filesystem, uid: int, gid: int, interrupted: Callable[[], bool]) -> None:
         self.paths = _Paths()
         self.pending: dict[int, tuple[str, int, float]] = {}
-        self.requests = 0
+        self.requests: Counter[str] = Counter()
         self.owners = _Owners()
         self.ready = threading.Event()
         self._fs = fs
@@ -204,7 +208,7 @@ class _Operations:
     # Waiting and finding.
 
     def _wait(self, answer: T | Future[T], operation: str, node: int) -> T:
-        self.requests += 1
+        self.requests[operation] += 1
         if not isinstance(answer, Future):
             return answer
         number = next(self._numbers)
@@ -508,8 +512,8 @@ class LibfuseTransport:
     def open_handles(self) -> int:
         return len(self._operations.owners)
 
-    def request_count(self) -> int:
-        return self._operations.requests
+    def request_counts(self) -> dict[str, int]:
+        return dict(self._operations.requests)
 
     def close(self) -> None:
         """Nothing is left once `run` has returned."""

@@ -1,0 +1,86 @@
+"""Storing small files after they were answered, on a thread that yields to everybody.
+
+Making a file costs a file system up to half a millisecond, more than all else about a small file. Nobody
+needs to wait for it: the bytes are verified and in memory, and a cache may lose what it has not stored yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from synd.cache.hashing import NICE, lower_priority
+from synd.cache.objects import ObjectStore
+from synd.errors import SyndError
+from synd.ids import ContentKey
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 64 << 20
+"""So much may wait in memory; beyond, whoever has more stores it himself."""
+
+Kept = Callable[[SyndError | None], None]
+
+
+class Keeper:
+    """One thread, started when there is work. Any thread may hand in."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[ContentKey, bytes, Kept]] = deque()
+        self._bytes = 0
+        self._busy = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def keep(self, key: ContentKey, data: bytes, kept: Kept) -> None:
+        """Stores the content soon; then calls `kept`, with what went wrong if anything did.
+
+        At once, on the caller's thread, when too much waits already.
+        """
+        with self._changed:
+            if not self._closed and self._bytes + len(data) <= MOST_BYTES:
+                self._queue.append((key, data, kept))
+                self._bytes += len(data)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
+                return
+        self._store(key, data, kept)
+
+    def _work(self) -> None:
+        lower_priority(NICE)
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                if not self._queue:
+                    return
+                key, data, kept = self._queue.popleft()
+                self._busy = True
+            self._store(key, data, kept)
+            with self._changed:
+                self._bytes -= len(data)
+
+    def _store(self, key: ContentKey, data: bytes, kept: Kept) -> None:
+        error: SyndError | None = None
+        try:
+            self._objects.put_bytes(key, data)
+        except SyndError as exception:
+            # The reader has its bytes; only the next one will have to fetch them again.
+            log.warning("object.not_kept", extra={"fields": {"key": key, "why": exception.message}})
+            error = exception
+        kept(error)
+
+    def close(self, timeout_s: float) -> None:
+        """Stores what waits, as far as the time allows, and ends the thread."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._queue or self._busy), timeout_s)
+            self._closed = True
+            self._queue.clear()
+            self._changed.notify_all()

@@ -1,0 +1,691 @@
+"""Bad days: everything that goes wrong around a mount ends in a clear error or in none, never in a hang."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from synd.cli import process
+from tests.fuse.e2e.conftest import MakeWorld
+from tests.support.mounts import Ran, eventually
+from tests.support.world import (
+    BLOB,
+    BUNDLE,
+    CHILDREN,
+    PRESIGN,
+    Remote,
+    World,
+    random_file,
+    remote,
+    timed,
+)
+
+pytestmark = [pytest.mark.fuse, pytest.mark.timeout(100)]
+
+MIB = 1 << 20
+LARGE = 6 * MIB
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def large(seed: int) -> bytes:
+    """Content above the bound of small files."""
+    block = seed.to_bytes(4) * (16 << 10)
+    return b"".join(n.to_bytes(4) + block[4:] for n in range(LARGE // len(block)))
+
+
+class Bad:
+    """A project `P` with a small and a large file, none of them in any cache."""
+
+    def __init__(self, server: Remote, make: MakeWorld, seed: int) -> None:
+        self.server = server
+        self._make = make
+        self.name = f"P{seed}"
+        self.project = server.project(self.name)
+        self.small_data = f"small {seed}\n".encode()
+        self.large_data = large(seed)
+        self.small = server.file(self.project, "small.txt", self.small_data)
+        self.large = server.file(self.project, "large.bin", self.large_data)
+
+    def world(self, **options: object) -> World:
+        options = {"projects": [self.project], "freshness_s": 600} | options
+        return self._make(self.server, **options)
+
+
+COUNT = iter(range(1, 1_000_000))
+
+
+@pytest.fixture
+def bad(server: Remote, make: MakeWorld) -> Bad:
+    return Bad(server, make, next(COUNT))
+
+
+def listed(world: World, bad: Bad) -> tuple[str, str]:
+    """Paths of the two files, once their sizes are known."""
+    world.text("ls", "-l", world.at(bad.name))
+    return world.at(bad.name, "small.txt"), world.at(bad.name, "large.bin")
+
+
+def failed(done: Ran, status: int, *words: str) -> None:
+    """A command ended with this exit code and told these words."""
+    text = done.out + done.err
+    assert status == done.status, text
+    assert not [w for w in words if w.lower() not in text.lower()], text
+
+
+class TestStarting:
+    def up(self, world: World, *before: str, env: dict[str, str] | None = None) -> Ran:
+        """`synd up` for people, through another program."""
+        return world.run(
+            *before, sys.executable, "-m", "synd.cli.main", "up", "--mount", str(world.mount),
+            env=world.env | (env or {}),
+        )  # fmt: skip
+
+    def test_up_when_there_is_no_device_says_so(self, bad: Bad) -> None:
+        """Without /dev/fuse the error names it and what to do; nothing is left running."""
+        world = bad.world(up=False)
+        hide = (
+            "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9"
+            ' && exec "$@"'
+        )
+        done = self.up(world, "unshare", "-m", "sh", "-c", hide, "sh")
+
+        failed(done, 69, "/dev/fuse", "modprobe fuse")
+        assert process.daemon_pid(world.folders) is None
+
+    def test_up_when_fusermount_is_missing_says_so(self, bad: Bad) -> None:
+        """A user who is not root needs fusermount3; the error names the package."""
+        world = bad.world(up=False)
+        # Not root, but still the owner of the interpreter's files.
+        done = self.up(world, "unshare", "--user", "env", "PATH=/nowhere")
+
+        failed(done, 69, "fusermount3", "fuse3")
+
+    def test_up_when_the_mount_point_is_a_file_says_so(self, bad: Bad) -> None:
+        """A file is no mount point."""
+        world = bad.world(up=False)
+        world.mount.write_text("x")
+
+        failed(self.up(world), 78, "is not a folder", str(world.mount))
+
+    def test_up_when_the_mount_point_is_missing_makes_it(self, bad: Bad) -> None:
+        """The folder is made, with those above it."""
+        world = bad.world(up=False)
+        world.mount = world.mount / "deep" / "er"
+        world.up()
+
+        assert bad.name in world.text("ls", str(world.mount))
+
+    def test_up_when_the_mount_point_is_not_empty_refuses(self, bad: Bad) -> None:
+        """Files that would be hidden by the mount are told, and stay."""
+        world = bad.world(up=False)
+        world.mount.mkdir()
+        (world.mount / "mine.txt").write_text("x")
+
+        failed(self.up(world), 78, "not empty", str(world.mount))
+        assert (world.mount / "mine.txt").read_text() == "x"
+
+    def test_up_when_something_else_is_mounted_there_refuses(self, bad: Bad) -> None:
+        """Another filesystem at the mount point is not covered up."""
+        world = bad.world(up=False)
+        world.mount.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(world.mount)], check=True, timeout=10)
+        try:
+            failed(self.up(world), 75, str(world.mount), "tmpfs")
+        finally:
+            subprocess.run(["umount", str(world.mount)], check=True, timeout=10)
+
+    def test_up_when_the_daemon_has_another_mount_refuses(self, bad: Bad) -> None:
+        """One daemon, one mount: the error names the daemon and its mount."""
+        world = bad.world()
+        first = world.mount
+        pid = world.daemon_pid()
+        world.mount = first.parent / "second"
+        done = self.up(world)
+        world.mount = first
+
+        failed(done, 75, str(first), str(pid), "synd down")
+        assert bad.name in world.text("ls", str(world.mount))
+
+    def test_up_when_another_daemon_has_that_mount_refuses(self, bad: Bad) -> None:
+        """A second home does not mount over the first one's tree."""
+        first, second = bad.world(), bad.world(up=False)
+        second.mount = first.mount
+        done = self.up(second)
+
+        failed(done, 75, str(first.mount))
+        assert bad.name in first.text("ls", str(first.mount))
+
+    def test_up_when_the_token_is_wrong_says_so(self, bad: Bad) -> None:
+        """An unknown token is exit 77 and the way to log in; nothing is mounted."""
+        world = bad.world(up=False, token="synd_wrong")
+
+        failed(self.up(world), 77, "token", "synd login")
+        assert not world.mounted()
+
+    def test_up_when_the_token_lacks_a_scope_names_it(self, bad: Bad) -> None:
+        """A token that may not view is told which scope it lacks."""
+        _, token = bad.server.user(f"narrow {bad.name}", "modify")
+        world = bad.world(up=False, token=token)
+
+        failed(self.up(world), 77, "view", "token")
+        assert not world.mounted()
+
+    def test_reading_when_the_token_may_not_download_is_refused(self, bad: Bad) -> None:
+        """With a token of scope view, names and sizes are shown, and bytes are EACCES."""
+        user, token = bad.server.user(f"viewer {bad.name}", "view")
+        bad.server.grant(bad.project, user, 1 | 2)
+        world = bad.world(token=token)
+
+        assert "small.txt" in world.text("ls", world.at(bad.name))
+        assert world.read_error(world.at(bad.name, "small.txt")) == "EACCES"
+
+    def test_up_when_the_home_is_read_only_says_so(self, bad: Bad) -> None:
+        """A home that cannot be written to is named, with the variable to set."""
+        world = bad.world(up=False)
+        world.home.mkdir()
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro", "none", str(world.home)], check=True, timeout=10
+        )
+        try:
+            failed(self.up(world), 78, str(world.home), "SYND_HOME")
+        finally:
+            subprocess.run(["umount", str(world.home)], check=True, timeout=10)
+
+
+class TestServiceAway:
+    def test_up_when_the_service_is_down_mounts_all_the_same(
+        self, tmp_path: Path, make: MakeWorld
+    ) -> None:
+        """With nothing known yet the mount comes up, and asking it for names fails at once."""
+        with remote(tmp_path / "registry") as own:
+            own.down()
+            world = make(own)
+
+            assert world.mounted()
+            took = timed(lambda: world.errno("os.listdir(argv[0])", str(world.mount)))
+            assert world.errno("os.listdir(argv[0])", str(world.mount)) == "EHOSTUNREACH"
+            assert took < 5
+            own.up()
+            eventually(
+                lambda: world.errno("os.listdir(argv[0])", str(world.mount)) == "ok", timeout_s=20
+            )
+
+    def test_reading_when_the_service_goes_and_comes_back_ends_well(
+        self, tmp_path: Path, make: MakeWorld
+    ) -> None:
+        """A short absence is waited out: the reader sees every byte and no error."""
+        with remote(tmp_path / "registry", "--mbit", "24") as own:
+            digest = random_file(tmp_path / "src" / "file.bin", 24 * MIB)
+            project = own.seed(tmp_path / "src", "Away")
+            world = make(own, projects=[project], transfer_connections=2)
+            reader = world.begin("md5sum", world.at("Away", "file.bin"))
+            eventually(lambda: world.metrics()["downloaded_bytes_total"] > MIB, timeout_s=20)
+            own.down()
+            own.up()
+            done = reader.wait(60)
+
+            assert (digest, "") == (done.out[:32], done.err)
+
+    def test_reading_when_the_service_goes_for_good_fails_in_time(
+        self, tmp_path: Path, make: MakeWorld
+    ) -> None:
+        """What is not here fails with EHOSTUNREACH; what is here is read on; status says offline."""
+        with remote(tmp_path / "registry") as own:
+            project = own.project("Gone")
+            own.file(project, "here.bin", large(1))
+            own.file(project, "not here.bin", large(2))
+            world = make(own, projects=[project])
+            world.text("ls", "-l", world.at("Gone"))
+            world.md5(world.at("Gone", "here.bin"))
+            own.down()
+            took = timed(lambda: world.read_error(world.at("Gone", "not here.bin")))
+
+            assert world.read_error(world.at("Gone", "not here.bin")) == "EHOSTUNREACH"
+            assert took < 10
+            assert md5(large(1)) == world.md5(world.at("Gone", "here.bin"))
+            status = world.status()
+            assert not status["service"]["online"]
+            offline = next(p for p in status["problems"] if p["type"] == "Offline")
+            assert offline["hint"]
+            assert "cannot be reached" in world.why(world.at("Gone", "not here.bin"))["reason"]
+
+
+class TestStorage:
+    def test_reading_when_urls_expire_goes_on(self, tmp_path: Path, make: MakeWorld) -> None:
+        """URLs that live one second: a read of many seconds gets new ones, unseen."""
+        with remote(tmp_path / "registry", "--url-ttl-s", "1", "--mbit", "20") as own:
+            digest = random_file(tmp_path / "src" / "file.bin", 24 * MIB)
+            project = own.seed(tmp_path / "src", "Expiring")
+            world = make(own, projects=[project], transfer_connections=2)
+
+            assert digest == world.md5(world.at("Expiring", "file.bin"))
+
+    @pytest.mark.parametrize("name", ["small.txt", "large.bin"])
+    @pytest.mark.parametrize(
+        ("action", "more"),
+        [
+            ("expire", {}),
+            ("truncate", {"bytes": 5}),
+            ("truncate", {"bytes": 100_000}),
+            ("drop-before", {}),
+            ("drop-after", {}),
+            ("status", {"status": 500}),
+            ("status", {"status": 503}),
+            ("status", {"status": 429}),
+        ],
+        ids=["expired", "cut-early", "cut-late", "dropped", "no-answer", "500", "503", "429"],
+    )
+    def test_reading_when_storage_fails_twice_ends_well(
+        self, bad: Bad, name: str, action: str, more: dict[str, int]
+    ) -> None:
+        """Whatever storage does to two requests, the reader gets every byte and no error."""
+        world = bad.world()
+        listed(world, bad)
+        bad.server.fault(BLOB, action, times=2, **more)
+
+        wanted = bad.small_data if name == "small.txt" else bad.large_data
+        assert md5(wanted) == world.md5(world.at(bad.name, name), timeout_s=30)
+
+    @pytest.mark.parametrize("name", ["small.txt", "large.bin"])
+    def test_reading_when_a_body_is_corrupt_once_heals(self, bad: Bad, name: str) -> None:
+        """One wrong byte is seen by the digest, fetched again, and never served."""
+        world = bad.world()
+        listed(world, bad)
+        bad.server.fault(BLOB, "corrupt", times=1, bytes=3)
+        wanted = bad.small_data if name == "small.txt" else bad.large_data
+        path = world.at(bad.name, name)
+
+        world.md5(path)
+        eventually(lambda: world.why(path)["state"] == "cached", timeout_s=20)
+        assert md5(wanted) == world.md5(path)
+        assert not world.status()["problems"]
+
+    @pytest.mark.parametrize("name", ["small.txt", "large.bin"])
+    def test_reading_when_bytes_are_always_corrupt_is_eio(self, bad: Bad, name: str) -> None:
+        """Twice wrong is EIO; `synd why` and status explain; once mended, `cache verify` frees it."""
+        world = bad.world()
+        listed(world, bad)
+        bad.server.fault(BLOB, "corrupt", bytes=3)
+        path = world.at(bad.name, name)
+        world.run("cat", path)
+        eventually(lambda: world.status()["problems"], timeout_s=20, what="the problem in status")
+
+        assert world.read_error(path) == "EIO"
+        assert "not those the service promises" in world.why(path)["reason"]
+        assert "synd cache verify" in world.why(path)["mend"]
+        assert "IntegrityError" in {p["type"] for p in world.status()["problems"]}
+        bad.server.heal()
+        assert world.synd("cache", "verify").status == 0
+        eventually(lambda: world.read_error(path) == "ok", timeout_s=20)
+        wanted = bad.small_data if name == "small.txt" else bad.large_data
+        assert md5(wanted) == world.md5(path)
+
+    def test_reading_when_the_service_names_another_md5_is_eio(self, bad: Bad) -> None:
+        """Bytes that are not what their md5 says are refused, whoever is wrong."""
+        handle = bad.server.handle(b"honest bytes\n", md5=f"{int(bad.name[1:]):032x}")
+        bad.server.file(bad.project, "wrong.txt", handle=handle)
+        world = bad.world()
+
+        assert world.read_error(world.at(bad.name, "wrong.txt")) == "EIO"
+        assert bad.small_data.decode() == world.text("cat", world.at(bad.name, "small.txt"))
+
+    def test_reading_when_the_blob_is_gone_is_enoent(self, bad: Bad) -> None:
+        """A file whose bytes storage has lost says so; others are not hurt."""
+        handle = bad.server.handle_of("e" * 32, 77)
+        bad.server.file(bad.project, "lost.txt", handle=handle)
+        world = bad.world()
+
+        assert world.read_error(world.at(bad.name, "lost.txt")) == "ENOENT"
+        assert bad.small_data.decode() == world.text("cat", world.at(bad.name, "small.txt"))
+
+
+class TestServiceFails:
+    KINDS = (CHILDREN, BUNDLE, PRESIGN)
+
+    @pytest.mark.parametrize("path", KINDS, ids=["listing", "sizes", "urls"])
+    @pytest.mark.parametrize("action", ["drop-before", "drop-after", "429", "503", "truncate"])
+    def test_reading_when_some_requests_fail_ends_well(
+        self, bad: Bad, path: str, action: str
+    ) -> None:
+        """A dropped, throttled or failed request of any kind is tried again, and programs see nothing."""
+        world = bad.world()
+        if action.isdigit():
+            bad.server.fault(path, "status", times=2, status=int(action))
+        else:
+            bad.server.fault(path, action, times=2, bytes=10)
+
+        told = world.text("sh", "-c", 'cd "$1" && ls -l && cat *', "sh", world.at(bad.name))
+        assert bad.small_data.decode() in told
+        assert not world.status()["problems"]
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_listing_when_a_storm_passes_ends_well(self, bad: Bad, status: int) -> None:
+        """Many refusals in a row are waited out, within the limits of patience."""
+        world = bad.world()
+        bad.server.fault("/repo/v1/entity", "status", times=4, status=status)
+
+        assert "large.bin\nsmall.txt\n" == world.text("ls", world.at(bad.name))
+
+    @pytest.mark.parametrize("path", KINDS, ids=["listing", "sizes", "urls"])
+    def test_reading_when_the_service_is_too_slow_times_out(self, bad: Bad, path: str) -> None:
+        """With SYND_READ_TIMEOUT_S=3 whoever waits for a silent service gets ETIMEDOUT in that time."""
+        world = bad.world(read_timeout_s=3)
+        if path == PRESIGN:
+            listed(world, bad)
+        bad.server.fault(path, "delay", seconds=8)
+        began = timed(lambda: None)
+        took = timed(lambda: world.read_error(world.at(bad.name, "small.txt")))
+
+        assert began < 1
+        assert took < 6
+        assert world.read_error(world.at(bad.name, "small.txt")) == "ETIMEDOUT"
+
+    @pytest.mark.parametrize("name", ["small.txt", "large.bin"])
+    def test_reading_when_storage_is_too_slow_times_out(self, bad: Bad, name: str) -> None:
+        """The same for silent storage."""
+        world = bad.world(read_timeout_s=3)
+        listed(world, bad)
+        bad.server.fault(BLOB, "delay", seconds=8)
+        path = world.at(bad.name, name)
+        errors: list[str] = []
+        took = timed(lambda: errors.append(world.read_error(path)))
+
+        assert errors == ["ETIMEDOUT"]
+        assert took < 6
+
+    def test_listing_when_the_service_always_fails_is_an_error_in_time(self, bad: Bad) -> None:
+        """A service that only ever answers 503 ends in EIO, not in an empty folder."""
+        world = bad.world(read_timeout_s=4)
+        bad.server.fault(CHILDREN, "status", status=503)
+        took = timed(lambda: world.errno("os.listdir(argv[0])", world.at(bad.name)))
+
+        assert world.errno("os.listdir(argv[0])", world.at(bad.name)) in ("EIO", "ETIMEDOUT")
+        assert took < 8
+        bad.server.heal()
+        eventually(lambda: world.errno("os.listdir(argv[0])", world.at(bad.name)) == "ok")
+
+
+class TestDisk:
+    @pytest.fixture
+    def tight(self, bad: Bad) -> Iterator[World]:
+        """A world whose cache is a disk of 16 MiB."""
+        world = bad.world(up=False)
+        folder = world.folders.cache
+        folder.mkdir(parents=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)], check=True, timeout=10
+        )
+        try:
+            yield world
+        finally:
+            world.close()
+            subprocess.run(["umount", "-l", str(folder)], check=True, timeout=10)
+
+    def test_reading_when_the_disk_is_full_evicts(self, bad: Bad, tight: World) -> None:
+        """More files than fit are read one after another, each right."""
+        names = {}
+        for number in range(4):
+            data = large(100 + number)
+            bad.server.file(bad.project, f"{number}.bin", data)
+            names[f"{number}.bin"] = md5(data)
+        tight.up()
+        for name, digest in names.items():
+            assert digest == tight.md5(tight.at(bad.name, name))
+
+        assert tight.status()["cache"]["bytes"] <= 16 * MIB
+
+    def test_reading_when_nothing_can_be_evicted_is_enospc(self, bad: Bad, tight: World) -> None:
+        """A file larger than the disk ends in ENOSPC; the daemon lives and serves others."""
+        bad.server.file(bad.project, "huge.bin", b"".join(large(n) for n in range(200, 205)))
+        tight.up()
+        pid = tight.daemon_pid()
+
+        assert tight.read_error(tight.at(bad.name, "huge.bin"), timeout_s=60) == "ENOSPC"
+        assert pid == tight.daemon_pid()
+        assert bad.small_data.decode() == tight.text("cat", tight.at(bad.name, "small.txt"))
+
+    def test_reading_when_the_cache_was_removed_fetches_again(self, bad: Bad) -> None:
+        """Whoever deletes the cache folder under the daemon costs time, not data."""
+        world = bad.world()
+        small, big = listed(world, bad)
+        world.md5(big)
+        world.text("cat", small)
+        shutil.rmtree(world.folders.cache)
+
+        assert md5(bad.large_data) == world.md5(big)
+        assert bad.small_data.decode() == world.text("cat", small)
+        bad.server.file(bad.project, "other.bin", large(300))
+        assert world.synd("status", "--json").status == 0
+
+
+class TestRemoteChanges:
+    """With SYND_FRESHNESS_S=1 changes of others are seen within a few seconds."""
+
+    @pytest.fixture
+    def world(self, bad: Bad) -> World:
+        return bad.world(freshness_s=1, poll_per_minute=600)
+
+    HOLD = (
+        "f = open(argv[0], 'rb', buffering=0)\n"
+        "print(f.read(100), flush=True)\n"
+        "sys.stdin.readline()\n"
+        "rest = f.read()\n"
+        "import hashlib\n"
+        "f.seek(0)\n"
+        "print(hashlib.md5(f.readall()).hexdigest(), os.fstat(f.fileno()).st_size)\n"
+    )
+
+    @pytest.mark.parametrize("warm", [True, False], ids=["cached", "streamed"])
+    def test_new_version_when_the_file_is_open_leaves_the_reader_alone(
+        self, bad: Bad, world: World, *, warm: bool
+    ) -> None:
+        """An open handle reads the old version to its end; a new open sees the new one; so does stat."""
+        _, path = listed(world, bad)
+        if warm:
+            world.md5(path)
+            eventually(lambda: world.why(path)["state"] == "cached")
+        reader = world.begin_python(self.HOLD, path)
+        reader.printed("b'")
+        new = large(400) + b"longer"
+        bad.server.new_version(bad.large, new)
+        eventually(
+            lambda: world.text("stat", "-c", "%s", path).strip() == str(len(new)), timeout_s=15
+        )
+        reader.say()
+        done = reader.wait(30)
+
+        assert f"{md5(bad.large_data)} {LARGE}" == done.out.splitlines()[-1], done.err
+        assert md5(new) == world.md5(path)
+        assert md5(bad.large_data) == world.md5(path + "@1")
+
+    def test_delete_when_the_file_is_open_leaves_the_reader_alone(
+        self, bad: Bad, world: World
+    ) -> None:
+        """The name vanishes; whoever has the file open and here reads on."""
+        _, path = listed(world, bad)
+        world.md5(path)
+        eventually(lambda: world.why(path)["state"] == "cached")
+        reader = world.begin_python(self.HOLD, path)
+        reader.printed("b'")
+        bad.server.delete(bad.large)
+        eventually(lambda: world.read_error(path) == "ENOENT", timeout_s=15)
+        reader.say()
+        done = reader.wait(30)
+
+        assert md5(bad.large_data) == done.out.split()[-2], done.err
+        assert "large.bin" not in world.text("ls", world.at(bad.name))
+
+    def test_rename_when_seen_shows_the_new_name_only(self, bad: Bad, world: World) -> None:
+        """The old name is missing and the new one shows the same bytes, without fetching them."""
+        _, path = listed(world, bad)
+        world.md5(path)
+        reader = world.begin_python(self.HOLD, path)
+        reader.printed("b'")
+        bad.server.change(bad.large, name="renamed.bin")
+        eventually(lambda: world.read_error(path) == "ENOENT", timeout_s=15)
+        bad.server.forget_requests()
+
+        assert md5(bad.large_data) == world.md5(world.at(bad.name, "renamed.bin"))
+        assert bad.server.asked().count(side="blob") == 0
+        reader.say()
+        assert md5(bad.large_data) == reader.wait(30).out.split()[-2]
+
+    def test_move_when_seen_shows_it_in_the_new_folder_only(self, bad: Bad, world: World) -> None:
+        """A file moved to another folder is there and not here."""
+        folder = bad.server.folder(bad.project, "folder")
+        _, path = listed(world, bad)
+        eventually(lambda: "folder" in world.text("ls", world.at(bad.name)), timeout_s=15)
+        assert world.text("ls", world.at(bad.name, "folder")) == ""
+        bad.server.change(bad.small, parentId=folder)
+        moved = world.at(bad.name, "folder", "small.txt")
+        eventually(lambda: world.read_error(moved) == "ok", timeout_s=15)
+        eventually(
+            lambda: world.read_error(world.at(bad.name, "small.txt")) == "ENOENT", timeout_s=15
+        )
+
+        assert bad.small_data.decode() == world.text("cat", moved)
+        assert path.endswith("large.bin")
+
+    def test_new_file_when_seen_appears(self, bad: Bad, world: World) -> None:
+        """A name that was missing, and known as missing, appears with its bytes."""
+        listed(world, bad)
+        path = world.at(bad.name, "late.txt")
+        assert world.read_error(path) == "ENOENT"
+        bad.server.file(bad.project, "late.txt", b"late\n")
+        eventually(lambda: world.read_error(path) == "ok", timeout_s=15)
+
+        assert world.text("cat", path) == "late\n"
+        assert "late.txt" in world.text("ls", world.at(bad.name))
+
+    def test_freshness_always_is_told_and_kept(self, bad: Bad, world: World) -> None:
+        """Status tells how old answers may be, and how old the oldest is."""
+        listed(world, bad)
+
+        def fresh() -> bool:
+            told = world.status()["freshness"]
+            return (
+                told["setting_s"] == 1
+                and told["watched"] >= 2
+                and told["oldest_s"] is not None
+                and told["oldest_s"] <= told["bound_s"] + 5
+            )
+
+        eventually(fresh, timeout_s=15)
+
+
+class TestPermission:
+    def test_terms_when_not_accepted_are_eacces_with_the_page(self, bad: Bad) -> None:
+        """A file with unmet terms is listed, refused, and `synd why` leads to its page."""
+        bad.server.rest("POST", "/admin/terms", {"entityId": bad.small, "unmet": True})
+        world = bad.world()
+        small, big = listed(world, bad)
+
+        assert world.read_error(small) == "EACCES"
+        told = world.why(small)
+        assert "terms" in told["reason"]
+        assert bad.small in told["mend"]
+        assert world.read_error(big) == "ok"
+
+    def test_download_when_not_permitted_is_eacces(self, bad: Bad) -> None:
+        """Who may see but not download gets EACCES and where to ask."""
+        user, token = bad.server.user(f"reader {bad.name}", "view", "download")
+        bad.server.grant(bad.project, user, 1)
+        world = bad.world(token=token)
+        small, _ = listed(world, bad)
+
+        assert world.read_error(small) == "EACCES"
+        told = world.why(small)
+        assert "not download" in told["reason"]
+        assert bad.small in told["mend"]
+
+    def test_folder_when_restricted_is_refused(self, bad: Bad) -> None:
+        """A folder that may not be listed is EACCES; its siblings are not hurt."""
+        user, token = bad.server.user(f"guest {bad.name}", "view", "download")
+        bad.server.grant(bad.project, user, 1 | 2)
+        secret = bad.server.folder(bad.project, "secret")
+        bad.server.file(secret, "x.txt", b"x")
+        world = bad.world(token=token)
+        assert "secret" in world.text("ls", world.at(bad.name))
+        bad.server.grant(secret, user, 0)
+
+        assert world.errno("os.listdir(argv[0])", world.at(bad.name, "secret")) in (
+            "EACCES",
+            "ENOENT",
+        )
+        assert bad.small_data.decode() == world.text("cat", world.at(bad.name, "small.txt"))
+
+
+class TestEnding:
+    def test_cat_when_interrupted_ends_at_once(self, bad: Bad) -> None:
+        """Ctrl-C of a program that waits for bytes ends it; the mount goes on."""
+        world = bad.world()
+        small, big = listed(world, bad)
+        bad.server.fault(BLOB, "delay", seconds=15, times=1)
+        reader = world.begin("cat", big)
+        eventually(lambda: world.status()["waits"], what="the wait in status")
+        reader.process.send_signal(signal.SIGINT)
+        took = timed(lambda: reader.wait(10))
+
+        assert took < 2
+        assert reader.process.returncode == -signal.SIGINT
+        assert bad.small_data.decode() == world.text("cat", small)
+
+    def test_status_when_something_waits_says_why_and_how_long(self, bad: Bad) -> None:
+        """Each wait has its reason, its start and its deadline in status."""
+        world = bad.world()
+        _, big = listed(world, bad)
+        bad.server.fault(BLOB, "delay", seconds=4)
+        reader = world.begin("cat", big)
+        waits = eventually(lambda: world.status()["waits"], what="the wait in status")
+
+        assert waits[0]["reason"] == "reading a file"
+        assert waits[0]["since_at"] < waits[0]["deadline_at"]
+        reader.end()
+
+    def test_down_when_a_program_is_inside_says_who(self, bad: Bad) -> None:
+        """`synd down` of a busy mount changes nothing and names the program; --lazy goes through."""
+        world = bad.world()
+        listed(world, bad)
+        inside = world.begin("sh", "-c", 'cd "$1" && echo in && read line', "sh", world.at(bad.name))
+        inside.printed("in")
+
+        failed(world.synd("down"), 75, str(inside.process.pid), "--lazy")
+        assert bad.small_data.decode() == world.text("cat", world.at(bad.name, "small.txt"))
+        assert world.synd("down", "--lazy").status == 0
+        assert not world.mounted()
+
+    def test_umount_when_done_from_outside_ends_the_daemon(self, bad: Bad) -> None:
+        """Somebody else's umount ends daemon and holder in order, and `synd up` starts anew."""
+        world = bad.world()
+        pid, holder = world.daemon_pid(), world.holder_pid()
+        subprocess.run(["umount", str(world.mount)], check=True, timeout=20)
+        eventually(
+            lambda: not os.path.exists(f"/proc/{pid}") and not os.path.exists(f"/proc/{holder}"),
+            timeout_s=20,
+            what="the end of daemon and holder",
+        )
+        world.up()
+
+        assert bad.small_data.decode() == world.text("cat", world.at(bad.name, "small.txt"))
+
+    def test_down_always_leaves_nothing_behind(self, bad: Bad) -> None:
+        """After `synd down` there is no mount, no process and no socket; doing it again is fine."""
+        world = bad.world()
+        pid, holder = world.daemon_pid(), world.holder_pid()
+
+        assert world.synd("down").status == 0
+        assert not world.mounted()
+        assert not [p for p in (pid, holder) if process.running(p)]
+        assert not world.folders.socket.exists()
+        assert world.synd("down").status == 0
