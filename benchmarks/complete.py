@@ -119,7 +119,7 @@ def random_4k(world: World) -> list[Row]:
             pairs = turns(
                 lambda jobs=jobs: _fio(path, jobs, size, world.quick),  # type: ignore[misc]
                 lambda jobs=jobs: _fio(native, jobs, size, world.quick),  # type: ignore[misc]
-                world.times(9),
+                world.times(TURNS),
             )
             rows.append(
                 at_least(
@@ -139,7 +139,7 @@ def _fio(path: Path, jobs: int, size: int, quick: bool) -> float:
         [
             "fio", "--name=r", f"--filename={path}", "--rw=randread", "--bs=4k", "--ioengine=psync",
             f"--numjobs={jobs}", f"--size={size}", "--time_based",
-            f"--runtime={1 if quick else 2}", "--invalidate=0", "--norandommap", "--thread",
+            f"--runtime={500 if quick else 1000}ms", "--invalidate=0", "--norandommap", "--thread",
             "--group_reporting", "--output-format=json", "--readonly", "--random_generator=tausworthe",
         ]
     )  # fmt: skip

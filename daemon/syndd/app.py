@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ from synd.client import credentials
 from synd.client.remote import background
 from synd.client.service import SynapseClient
 from synd.client.transfer import Downloader
-from synd.clock import Deadline
+from synd.clock import NS, Deadline
 from synd.config import Config, Folders
 from synd.errors import Busy, Forbidden, NotLoggedIn, RemoteUnavailable, SyndError
 from synd.ids import entity_id
@@ -40,6 +41,7 @@ from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
 from synd.mirror.urls import Urls
 from synd.mirror.waits import Waits
+from synd.mirror.walk import Walk
 from synd.model import FileVersion
 from synd.store import meta
 from synd.store.connect import Store
@@ -128,7 +130,7 @@ class App:
             wait_s=config.read_timeout_s,
             probe=Probe(downloader),
         )
-        self._urls = Urls(self._client, loop)
+        self._urls = Urls(self._client, loop, away_s=self._away_s)
         excluded = [Path(config.mount), self._folders.cache]
         self._official = SynapseCache(location(), exclude=excluded)
         self._shares_extents = await asyncio.to_thread(
@@ -160,6 +162,7 @@ class App:
             self._urls,
             self._cache,
             siblings,
+            Walk(self._tree),
             InfoFiles(self._tree),
             portal=self._endpoints.portal,
         )
@@ -223,6 +226,13 @@ class App:
         self._spawn(self._poll(), "poll")
         self._spawn(self._operations.run(), "jobs")
         self._spawn(self._tend(), "tend")
+
+    def _away_s(self) -> float:
+        """Seconds since the service went out of reach; infinite if it was never seen in this life."""
+        status = self._client.status
+        if not status.last_ok_at_ns:
+            return float("inf")
+        return (time.time_ns() - status.offline_since_ns) / NS if status.offline_since_ns else 0.0
 
     def _descriptor_store(self) -> FdStore | None:
         """Who keeps the mount's descriptor: the service manager, the holder, or nobody."""

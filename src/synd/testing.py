@@ -499,6 +499,11 @@ class FakeRemote:
             return None
         return node.id
 
+    async def own_project(self, name: str, *, deadline: Deadline | None = None) -> EntityId:
+        await self._enter("own_project", deadline)
+        node = self._child(None, name)
+        return node.id if node is not None else self.project(name)
+
     async def covers(
         self, view: EntityId, container: EntityId, *, deadline: Deadline | None = None
     ) -> bool:

@@ -32,7 +32,8 @@ from synd.mirror.sizes import Sizes
 from synd.mirror.streams import SMALL, Reader, Streams
 from synd.mirror.tree import Tree
 from synd.mirror.urls import Urls
-from synd.mirror.waits import then
+from synd.mirror.waits import fail, settle, then
+from synd.mirror.walk import Walk
 from synd.model import CONTAINERS, FileRef, FileVersion, Kind, VersionInfo
 from synd.paths import is_dropping, split_version
 from synd.ranges import FileSlice
@@ -101,6 +102,7 @@ class SynapseFs:
         urls: Urls,
         cache: Cache,
         siblings: Siblings,
+        walk: Walk,
         info: InfoFiles,
         *,
         portal: str,
@@ -112,12 +114,15 @@ class SynapseFs:
         self._urls = urls
         self._cache = cache
         self._siblings = siblings
+        self._walk = walk
         self._info = info
         self._portal = portal
         # Held for a dictionary access only; a leaf.
         self._lock = threading.Lock()
         self._open: dict[int, _OpenFile] = {}
         self._listed: set[int] = set()
+        self._own_listed: set[int] = set()
+        """Folders with ``@`` that were listed: the kernel keeps their listings as well."""
         self.notices: Notices | None = None
         tree.on_changes(self._changed)
 
@@ -319,8 +324,11 @@ class SynapseFs:
             folder = what.entity
         self._tree.visit(folder)
         if self._is_listed(folder):
+            self._walk.opened(folder, fresh=False)
             return None
-        return _chain(self._tree.listed(folder), lambda _: None)
+        return _chain(
+            self._tree.listed(folder), lambda _: self._walk.opened(folder, fresh=True)
+        )
 
     def readdir(self, node: int, cookie: int, *, plus: bool) -> Answer[Iterable[DirEntry]]:
         if node == BY_ID:
@@ -328,6 +336,8 @@ class SynapseFs:
         if node == ROOT:
             return self._when_listed(TOP, lambda: self._entries(TOP, cookie, plus))
         what = unpack(node)
+        if what.kind is not NodeKind.ENTITY:
+            self._own_listed.add(node)
         match what.kind:
             case NodeKind.ENTITY:
                 return self._when_listed(
@@ -403,7 +413,7 @@ class SynapseFs:
         if what.kind is NodeKind.INFO_FILE:
             return Opened(keep_cache=False, direct_io=True)
         if what.kind is NodeKind.VERSION:
-            return _chain(self._file_of(node), lambda f: self._open_file(f, None))
+            return _chain(self._file_of(node), lambda f: self._open_file(f, None), _close_backing)
         if what.kind is not NodeKind.ENTITY:
             raise IsDirectory("this is a folder")
         row = self._entities.find(what.entity)
@@ -412,7 +422,11 @@ class SynapseFs:
         if row.kind in _CONTAINER_KINDS:
             raise IsDirectory(f"{row.name!r} is a folder", entity=syn(row.id))
         if not row.current:
-            return _chain(self._tree.detailed(row.id), lambda r: self._open_row(r, what.version))
+            return _chain(
+                self._tree.detailed(row.id),
+                lambda r: self._open_row(r, what.version),
+                _close_backing,
+            )
         return self._open_row(row, what.version)
 
     def _open_row(self, row: Row, version: int) -> Opened:
@@ -470,19 +484,27 @@ class SynapseFs:
         self, node: int, handle: int, offset: int, size: int
     ) -> Answer[bytes | memoryview | FileSlice]:
         opened = self._open.get(node)
-        if opened is None:
+        if opened is None or (
+            handle not in opened.handles and not self._count_in(node, opened, handle)
+        ):
             content = self._content_of(node)
             if isinstance(content, Future):
                 return _chain(content, lambda c: self._read_first(node, handle, c, offset, size))
             return self._read_first(node, handle, content, offset, size)
-        if handle not in opened.handles:
-            opened.handles.add(handle)
         if opened.fd is not None:
             return FileSlice(opened.fd, offset, size)
         if opened.data is not None:
             return opened.data[offset : offset + size]
         assert opened.reader is not None
         return opened.reader.read(handle, offset, size)  # type: ignore[return-value]
+
+    def _count_in(self, node: int, opened: _OpenFile, handle: int) -> bool:
+        """Counts a handle in, unless the last of the others was released this moment: then all is closed."""
+        with self._lock:
+            if self._open.get(node) is not opened:
+                return False
+            opened.handles.add(handle)
+            return True
 
     def _content_of(self, node: int) -> Answer[FileVersion | bytes]:
         """The bytes themselves for what synd makes, else which content of which entity."""
@@ -491,7 +513,12 @@ class SynapseFs:
             return self._info.content(self._entities.get(what.entity))  # type: ignore[return-value]
         if what.kind is NodeKind.ENTITY:
             row = self._entities.find(what.entity)
-            if row is not None and row.url is not None and row.size is None:
+            if (
+                row is not None
+                and row.version == what.version
+                and row.url is not None
+                and row.size is None
+            ):
                 return f"[InternetShortcut]\nURL={row.url}\n".encode()
         return self._file_of(node)  # type: ignore[return-value]
 
@@ -650,14 +677,22 @@ class SynapseFs:
             if change.gone or change.moved_on or change.appeared:
                 notices.entry(parent, change.file_name)
                 folders.add(change.parent)
+                self._own_changed(NodeKind.FILE_VERSIONS, change.id)
                 continue
             row = self._entities.find(change.id)
             if row is not None:
                 version = 0 if row.kind in _CONTAINER_KINDS else row.version
-                notices.node(entity_node(change.id, version), data=False)
+                notices.node(entity_node(change.id, version), data=change.rewritten)
         for folder in folders:
             self._siblings.forget(EntityId(folder))
             notices.node(folder_node(folder), data=True)
+            self._own_changed(NodeKind.VERSIONS, folder)
+            self._own_changed(NodeKind.INFO, folder)
+
+    def _own_changed(self, kind: NodeKind, entity: int) -> None:
+        node = pack(kind, entity)
+        if node in self._own_listed and self.notices is not None:
+            self.notices.node(node, data=True)
 
     def content_changed(self, file: FileVersion) -> None:
         """Bytes of this content that the kernel may hold are wrong: they go."""
@@ -669,8 +704,18 @@ class SynapseFs:
         return len(self._open)
 
 
-def _chain(answer: Any, step: Callable[[Any], Answer[U]]) -> Answer[U]:
-    """`step` of the answer: at once, or when it comes. A step may itself have to wait."""
+def _close_backing(opened: Opened) -> None:
+    if opened.backing is not None:
+        os.close(opened.backing)
+
+
+def _chain(
+    answer: Any, step: Callable[[Any], Answer[U]], unused: Callable[[U], None] | None = None
+) -> Answer[U]:
+    """`step` of the answer: at once, or when it comes. A step may itself have to wait.
+
+    `unused` gets a result that nobody takes, as the caller has given up meanwhile.
+    """
     if not isinstance(answer, Future):
         return step(answer)
     target: Future[U] = Future()
@@ -681,19 +726,19 @@ def _chain(answer: Any, step: Callable[[Any], Answer[U]]) -> Answer[U]:
             return
         error = finished.exception()
         if error is not None:
-            if not target.done():
-                target.set_exception(error)
+            fail(target, error)
+            return
+        if target.done():
             return
         try:
             result = step(finished.result())
         except BaseException as exception:  # noqa: BLE001 - it belongs to the waiter
-            if not target.done():
-                target.set_exception(exception)
+            fail(target, exception)
             return
         if isinstance(result, Future):
             then(result, target, lambda value: value)
-        elif not target.done():
-            target.set_result(result)
+        elif not settle(target, result) and unused is not None:
+            unused(result)
 
     answer.add_done_callback(done)
     return target

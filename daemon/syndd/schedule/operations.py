@@ -10,11 +10,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from synd.cache.folder import Cache
-from synd.errors import Cancelled, Forbidden, NotFound, SyndError
+from synd.errors import Forbidden, NotFound, SyndError
 from synd.ids import EntityId, JobId, syn
 from synd.jobs.model import Job, JobState
 from synd.jobs.queue import Queue
@@ -87,6 +87,8 @@ class Operations:
             if job is None:
                 await self._wake.wait()
                 continue
+            if self._queue.get(job.id).state is not JobState.RUNNING:
+                continue  # Cancelled while it was being claimed.
             task = asyncio.create_task(self._one(job))
             self._running[job.id] = task
             try:
@@ -141,18 +143,22 @@ class Operations:
             finally:
                 slots.release()
 
-        async with asyncio.TaskGroup() as group:
-            ticker = group.create_task(report.tick())
-            tasks: set[asyncio.Task[None]] = set()
-            async for row in self._files(entities, report, failures):
-                await slots.acquire()
-                task = group.create_task(one(row))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            if tasks:
-                await asyncio.wait(set(tasks))
-            ticker.cancel()
-        report.write()
+        tasks: set[asyncio.Task[None]] = set()
+        async with (
+            report.written(),
+            contextlib.aclosing(self._files(entities, report, failures)) as rows,
+        ):
+            try:
+                async for row in rows:
+                    await slots.acquire()
+                    task = asyncio.create_task(one(row))
+                    tasks.add(task)
+                    task.add_done_callback(
+                        lambda ended: None if _is_bug(ended) else tasks.discard(ended)
+                    )
+                await asyncio.gather(*tasks)
+            finally:
+                await _end(tasks)
         if failures and not fetched and not there:
             first = failures[0]
             raise SyndError(str(first["title"]), hint=str(first.get("hint", "")))
@@ -165,7 +171,7 @@ class Operations:
 
     async def _files(
         self, entities: list[EntityId], report: _Report, failures: list[dict[str, object]]
-    ) -> AsyncIterator[Row]:
+    ) -> AsyncGenerator[Row, None]:
         """The files at and below these entities, with their sizes; folders listed as needed."""
         waiting = list(reversed(entities))
         while waiting:
@@ -202,25 +208,19 @@ class Operations:
         def progress(done: int, total: int) -> None:
             report.done, report.total = done, total
 
-        async def hashed() -> list[str]:
+        async with report.written():
             try:
-                bad = await asyncio.to_thread(self._cache.verify_all, progress, stop.is_set)
+                found = await asyncio.to_thread(self._cache.verify_all, progress, stop.is_set)
             finally:
                 stop.set()
-            return list(bad)
-
-        async with asyncio.TaskGroup() as group:
-            ticker = group.create_task(report.tick())
-            try:
-                bad = await hashed()
-            finally:
-                stop.set()
-                ticker.cancel()
-        report.write()
+        bad = [str(key) for key in found]
         self._streams.forgive_all()
-        if stop.is_set() and asyncio.current_task() is None:
-            raise Cancelled("verification was cancelled")
-        return {"checked": self._cache.usage().objects + len(bad), "bad": bad, "repaired": len(bad)}
+        return {
+            "checked": self._cache.usage().objects + len(bad),
+            "bad": len(bad),
+            "repaired": len(bad),
+            "contents": bad,
+        }
 
 
 class _Report:
@@ -249,7 +249,28 @@ class _Report:
         with contextlib.suppress(NotFound):
             self._operations._on_job(queue.get(self._job.id))  # noqa: SLF001
 
-    async def tick(self) -> None:
+    @contextlib.asynccontextmanager
+    async def written(self) -> AsyncIterator[None]:
+        """Writes the progress while the block runs, and at its end."""
+        ticker = asyncio.create_task(self._tick())
+        try:
+            yield
+        finally:
+            await _end({ticker})
+        self.write()
+
+    async def _tick(self) -> None:
         while True:
             await asyncio.sleep(REPORT_S)
             self.write()
+
+
+def _is_bug(task: asyncio.Task[None]) -> bool:
+    return not task.cancelled() and task.exception() is not None
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancels what is left of these, and waits for it."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

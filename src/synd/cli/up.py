@@ -127,6 +127,7 @@ def bring_up(
                 except DaemonNotRunning:
                     kept = None
             if kept is None and process.daemon_pid(folders) is None:
+                _refuse_foreign(path, timeout_s)
                 how = "started"
                 child = process.launch(
                     folders, process.Launch(path, flags, environ), foreground=foreground
@@ -156,6 +157,23 @@ def bring_up(
         "log": str(process.log_file(folders)),
     }
     return told, child
+
+
+def _refuse_foreign(path: str, timeout_s: float) -> None:
+    """Raises Busy when another daemon serves a mount at `path`: its answers are not ours to promise."""
+    from synd.cli import mounts
+    from synd.errors import Busy
+
+    there = mounts.mount_at(path)
+    if there is None or there.fstype != mounts.FSTYPE:
+        return
+    # A dead one answers with an error, and is cleared away by the daemon.
+    if mounts.answers(path, min(5.0, timeout_s)):
+        raise Busy(
+            f"another daemon has mounted {path}",
+            hint="choose another folder by --mount, or end that daemon with its own `synd down`",
+            path=path,
+        )
 
 
 def _flags(config: Config, path: str) -> list[str]:

@@ -168,6 +168,10 @@ class Remote(Protocol):
         """
         ...
 
+    async def own_project(self, name: str, *, deadline: Deadline | None = None) -> EntityId:
+        """The caller's own project of that name, made if need be; private unless its owner shares it."""
+        ...
+
     async def covers(
         self, view: EntityId, container: EntityId, *, deadline: Deadline | None = None
     ) -> bool:

@@ -49,6 +49,15 @@ class TableCalls(EntityCalls):
             return None
         return found if columns >= wire.VIEW_NEEDS else None
 
+    async def own_project(self, name: str, *, deadline: Deadline | None = None) -> EntityId:
+        found = await self.find_child(None, name, deadline=deadline)
+        if found is not None:
+            return found
+        answer = await self._transport.json(
+            "POST", "/entity", wire.project_request(name), deadline=deadline
+        )
+        return wire.made_entity(answer)
+
     async def covers(
         self, view: EntityId, container: EntityId, *, deadline: Deadline | None = None
     ) -> bool:

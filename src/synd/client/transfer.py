@@ -67,6 +67,7 @@ _BODY_MAX: Final = 16 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)", re.IGNORECASE)
 _EXPIRED = re.compile(rb"expired|ExpiredToken|InvalidToken|TokenRefreshRequired", re.IGNORECASE)
+_NOT_IN_URLS = re.compile(r"[^\x21-\x7e]")
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 
 Sink = Callable[[int, memoryview], object]
@@ -309,12 +310,14 @@ class Downloader:
     ) -> Fetched:
         """`fetch_range` until all has arrived: goes on after a break, with a fresh URL on expiry.
 
-        `url(fresh)` gives the URL; `fresh` is true after storage refused the last one. Tries that
-        brought bytes are not counted against `policy`.
+        `url(fresh)` gives the URL; `fresh` is true after storage refused the last one, or could not
+        be reached. Tries that brought bytes are not counted against `policy`, and what `url` raises
+        passes through: whoever gives URLs has tried enough.
         """
         policy = policy or RetryPolicy()
         at = start
         attempt = refused = 0
+        moved = False
 
         def forward(offset: int, piece: memoryview) -> None:
             nonlocal at, attempt, refused
@@ -323,8 +326,7 @@ class Downloader:
             attempt = refused = 0
 
         while True:
-            # Not among what is tried again: whoever gives the URL has tried enough.
-            where = url(refused > 0)
+            where = url(refused > 0 or moved)
             try:
                 got = self.fetch_range(
                     where, at, end, forward, deadline=deadline, cancelled=cancelled
@@ -336,6 +338,8 @@ class Downloader:
                     raise
             except (RemoteUnavailable, RateLimited) as error:
                 attempt += 1
+                # The service may name another place than one that cannot be reached.
+                moved = isinstance(error, Offline)
                 asked_s = error.retry_after_s if isinstance(error, StorageBusy) else None
                 wait = policy.wait_s(error, attempt, deadline, asked_s=asked_s)
                 if wait is None:
@@ -737,7 +741,7 @@ def _split(url: str) -> tuple[str, str, str, int, str]:
         raise NotSupported(
             f"cannot read from {parts.scheme or 'a URL without a scheme'}: only http and https"
         )
-    if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
+    if _NOT_IN_URLS.search(url):
         raise UsageError("the download URL holds signs that no URL may hold")
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -457,6 +457,11 @@ def created_entity(answer: Json) -> EntityId:
     return entity_number(answer["entity"]["id"])
 
 
+def made_entity(answer: Json) -> EntityId:
+    """The id of an entity that was just made."""
+    return entity_number(answer["id"])
+
+
 def columns_request() -> Json:
     """Body of ``POST /column/batch`` for the columns of our views."""
     columns = []
@@ -599,3 +604,8 @@ def view_covers(answer: Any, container: EntityId) -> bool:
         return False
     scope = {str(s).lower().removeprefix("syn") for s in answer.get("scopeIds") or ()}
     return str(container) in scope and bool(int(answer.get("viewTypeMask") or _FILES) & _FILES)
+
+
+def project_request(name: str) -> object:
+    """The body that makes a project."""
+    return {"concreteType": "org.sagebionetworks.repo.model.Project", "name": name}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -21,16 +22,23 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 64 << 20
 """So much may wait in memory; beyond, whoever has more stores it himself."""
 
+PAUSE_S = 0.05
+PATIENCE_S = 3.0
+"""What waits longer than this is stored however busy the others are."""
+
 Kept = Callable[[SyndError | None], None]
 
 
 class Keeper:
     """One thread, started when there is work. Any thread may hand in."""
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectStore, others_busy: Callable[[], bool]) -> None:
+        """`others_busy`: whether small files are just being fetched; then storing waits a little."""
         self._objects = objects
+        self._others_busy = others_busy
         self._changed = threading.Condition()
         self._queue: deque[tuple[ContentKey, bytes, Kept]] = deque()
+        self._since = 0.0
         self._bytes = 0
         self._busy = False
         self._closed = False
@@ -43,6 +51,8 @@ class Keeper:
         """
         with self._changed:
             if not self._closed and self._bytes + len(data) <= MOST_BYTES:
+                if not self._queue:
+                    self._since = time.monotonic()
                 self._queue.append((key, data, kept))
                 self._bytes += len(data)
                 if self._thread is None:
@@ -61,11 +71,17 @@ class Keeper:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 if not self._queue:
                     return
+                if self._others_busy() and not self._closed and not self._pressed():
+                    self._changed.wait(PAUSE_S)
+                    continue
                 key, data, kept = self._queue.popleft()
                 self._busy = True
             self._store(key, data, kept)
             with self._changed:
                 self._bytes -= len(data)
+
+    def _pressed(self) -> bool:
+        return self._bytes > MOST_BYTES // 2 or time.monotonic() - self._since > PATIENCE_S
 
     def _store(self, key: ContentKey, data: bytes, kept: Kept) -> None:
         error: SyndError | None = None

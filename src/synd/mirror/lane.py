@@ -68,6 +68,10 @@ class Lane:
             errand.urgency = urgency
             self.submit(errand)
 
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._running)
+
     def _live(self, started: threading.Event) -> None:
         loop = asyncio.new_event_loop()
         self._loop = loop

@@ -78,13 +78,16 @@ class LargeStream:
         self._runs: list[_Run] = []
         self._whole: list[Future[None]] = []
         self._whole_until = 0
-        self._mismatches = 0
         self._error: SyndError | None = None
         self._abandoned = False
         self._began = time.monotonic()
         self._began_bytes = 0
         self._sought = False
         self._hold_until: float | None = None
+        self._left = False
+        """It is over and out of the table: whoever still has it is sent to the one that came after."""
+        self._right = False
+        """The digest of all bytes is known, and is the one promised."""
 
     # Readers.
 
@@ -95,10 +98,14 @@ class LargeStream:
             return b""
         if self._error is not None:
             raise self._error
-        partial = self._open()
-        pattern = self._patterns.get(handle)
-        if pattern is None:
-            pattern = self._patterns[handle] = Pattern()
+        with self._lock:
+            left = self._left
+            if not left:
+                # One step: the last of the other handles may be closed this moment.
+                pattern = self._patterns.setdefault(handle, Pattern())
+                partial = self._open_locked()
+        if left:
+            return self._streams.reader(self.file).read(handle, offset, size)
         ahead = pattern.note(offset, end - offset, most=self._streams.window_bytes)
         if partial.has(offset, end) and not self._holds(partial):
             if ahead:
@@ -119,9 +126,10 @@ class LargeStream:
 
     def close_handle(self, handle: int) -> None:
         """A handle is closed. With the last one, fetching ahead ends; what is here stays."""
-        self._patterns.pop(handle, None)
-        if not self._patterns and not self._whole:
-            self._leave()
+        if self._patterns.pop(handle, None) is None and self._left:
+            self._streams.close_handle(self.file.key, handle)
+            return
+        self._leave()
 
     def want_whole(self, done: Future[None]) -> None:
         """Fetches all of it, behind whatever programs read."""
@@ -129,16 +137,30 @@ class LargeStream:
             fail(done, self._error)
             return
         try:
-            partial = self._open()
+            with self._lock:
+                left = self._left
+                if not left:
+                    partial = self._open_locked()
+                    self._whole.append(done)
         except SyndError as error:
             fail(done, error)
+            self._leave()
             return
-        with self._lock:
-            self._whole.append(done)
-        if partial.sealed:
+        if left:
+            self._streams.whole(self.file, done)
+            return
+        if partial.sealed or self._right:
             self._finished(partial)
             return
+        done.add_done_callback(self._whole_over)
         self._top_up()
+
+    def _whole_over(self, done: Future[None]) -> None:
+        """Whoever wanted all of it may have given up."""
+        if done.cancelled():
+            with self._lock:
+                self._whole = [one for one in self._whole if one is not done]
+            self._leave()
 
     def progress(self) -> Progress:
         partial = self._partial
@@ -155,22 +177,28 @@ class LargeStream:
         self._abandoned = True
         self._leave()
 
-    def _open(self) -> Partial:
-        partial = self._partial
-        if partial is not None:
-            return partial
+    def _open_locked(self) -> Partial:
+        if self._partial is None:
+            opened = self._streams.partials.open(self.file.key, self.size)
+            self._began_bytes = opened.have_bytes
+            if not opened.sealed:
+                self._streams.hasher.follow(opened, self._verified)
+            self._partial = opened
+        return self._partial
+
+    def _held(self) -> Partial | None:
+        """The partial with one user more, who closes it; None when nobody reads it any more."""
         with self._lock:
-            if self._partial is None:
-                opened = self._streams.partials.open(self.file.key, self.size)
-                self._began_bytes = opened.have_bytes
-                if not opened.sealed:
-                    self._streams.hasher.follow(opened, self._verified)
-                self._partial = opened
+            if self._partial is not None:
+                self._partial.retain()
             return self._partial
 
     def _leave(self) -> None:
-        with self._lock:
+        """Ends the stream if nobody needs it."""
+        with self._streams.lock, self._lock:
             partial = self._partial
+            if self._left:
+                return
             if not self._abandoned:
                 if self._patterns or self._whole:
                     return
@@ -179,11 +207,16 @@ class LargeStream:
                     and partial.complete
                     and not partial.sealed
                     and not self._error
+                    and not self._right
                 ):
                     # Being hashed: it is left once that is done, so nobody starts it a second time.
                     return
+            self._left = True
             self._partial = None
-        self._streams.drop_large(self)
+            waiters, self._waiters = self._waiters, []
+            self._streams.drop_large_locked(self)
+        for waiter in waiters:
+            fail(waiter.future, Cancelled("the file was closed"))
         if partial is not None:
             self._streams.hasher.forget(partial)
             partial.close()
@@ -258,8 +291,9 @@ class LargeStream:
         error: SyndError | None = None
         try:
             self._transfer(run)
-        except Cancelled as exception:
-            error = None if self._abandoned or not self._patterns else exception
+        except Cancelled:
+            # Nobody reads it any more; or its blocks were thrown away, and are fetched again below.
+            log.debug("fetch.cancelled", extra={"fields": {"entity": syn(self.file.entity)}})
         except SyndError as exception:
             error = exception
         except Exception as exception:
@@ -272,36 +306,49 @@ class LargeStream:
             if error is not None:
                 failed = [w for w in self._waiters if w.start < run.end and w.end > run.start]
                 self._waiters = [w for w in self._waiters if w not in failed]
+                again = []
+            else:
+                again = [w for w in self._waiters if w.start < run.end and w.end > run.start]
         for waiter in failed:
             assert error is not None
             fail(waiter.future, error)
-        if error is not None and self._whole and not isinstance(error, Cancelled):
-            whole, self._whole = self._whole, []
+        if error is not None and self._whole:
+            with self._lock:
+                whole, self._whole = self._whole, []
             for done in whole:
                 fail(done, error)
-        partial = self._partial
+            self._leave()
+        partial = self._held()
         if partial is None:
             return
-        self._wake(partial)
-        self._top_up()
+        try:
+            self._wake(partial)
+            # What was thrown away while it came: a second mismatch throws nothing away, so this ends.
+            for waiter in again:
+                if not partial.has(waiter.start, waiter.end):
+                    self._fetch(ByteRange(waiter.start, waiter.end), Urgency.DEMAND)
+            if self._whole and not partial.has(run.start, run.end):
+                self._whole_until = min(self._whole_until, run.start)
+            self._top_up()
+        finally:
+            partial.close()
 
     def _transfer(self, run: _Run) -> None:
-        partial = self._partial
+        partial = self._held()
         if partial is None:
             raise Cancelled("nobody reads it any more")
         streams = self._streams
-        if not self._sought:
-            self._sought = True
-            adopt = streams.adopt
-            if (
-                adopt is not None
-                and adopt.likely(self.file)
-                and adopt.take(self.file)
-                and partial.take_object()
-            ):
-                return
-        partial.retain()
         try:
+            if not self._sought:
+                self._sought = True
+                adopt = streams.adopt
+                if (
+                    adopt is not None
+                    and adopt.likely(self.file)
+                    and adopt.take(self.file)
+                    and partial.take_object()
+                ):
+                    return
             gaps = partial.missing(run.start, run.end)
             for gap in gaps:
                 piece = partial.piece(gap.start)
@@ -369,16 +416,19 @@ class LargeStream:
         """The digest of all bytes is known. On the hashing thread."""
         partial = self._partial
         if ok:
+            self._right = True
             if partial is not None:
                 self._finished(partial)
             self._streams.completed(self.file)
             return
-        self._mismatches += 1
+        mismatches = self._streams.mismatched(self.file)
         log.warning(
             "content.mismatch",
-            extra={"fields": {"entity": syn(self.file.entity), "try": self._mismatches}},
+            extra={"fields": {"entity": syn(self.file.entity), "try": mismatches}},
         )
-        if self._mismatches == 1 and partial is not None:
+        if mismatches == 1:
+            if partial is None:
+                return
             partial.reset()
             self._whole_until = 0
             self._hold_until = None
@@ -393,6 +443,7 @@ class LargeStream:
             # Those who were held back want to know about the whole file.
             if waiting:
                 self._fetch(ByteRange(0, self.size), Urgency.AHEAD)
+            self._leave()
             return
         error = self._error = self._streams.mark_corrupt(self.file)
         with self._lock:
@@ -404,8 +455,7 @@ class LargeStream:
             fail(done, error)
         if partial is not None:
             partial.discard()
-            if not self._patterns:
-                self._leave()
+        self._leave()
 
     def _finished(self, partial: Partial) -> None:
         self._wake(partial)
@@ -413,5 +463,4 @@ class LargeStream:
             whole, self._whole = self._whole, []
         for done in whole:
             settle(done, None)
-        if not self._patterns:
-            self._leave()
+        self._leave()

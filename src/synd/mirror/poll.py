@@ -9,17 +9,17 @@ bound that results is told in status, not hoped for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from synd.clock import NS, SYSTEM, Clock, Deadline
 from synd.errors import Forbidden, NotFound, RemoteUnavailable, SyndError
 from synd.ids import syn
 from synd.mirror.tree import Tree
 from synd.model import Header
-from synd.store.entities import TOP, Row
+from synd.store.entities import TOP, Row, version_of
 from synd.store.folders import FolderRow
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,23 @@ class Poller:
         rows = tree.folders.recently_visited(now_ns - int(IDLE_FOR_S * NS), 10_000)
         late = due(rows, now_ns, fresh_s=self._fresh_s, idle_s=self._idle_s)
         asked = 0
+        problem: SyndError | None = None
         for row in late:
             if not self._take():
                 break
-            with contextlib.suppress(NotFound, Forbidden):
-                await self.check(row)
             asked += 1
-        self.last_error = None
+            try:
+                await self.check(row)
+            except RemoteUnavailable:
+                raise
+            except SyndError as error:
+                # One folder's trouble is not the others': it waits for its next turn like them.
+                at = [(row.id, now_ns)]
+                await tree.in_writer(partial(tree.folders.set_checked, at))
+                if not isinstance(error, NotFound | Forbidden):
+                    problem = error
+                    log.warning("poll.failed", extra={"fields": {"why": error.message}})
+        self.last_error = problem
         return asked
 
     def _take(self) -> bool:
@@ -146,13 +156,17 @@ class Poller:
             )
             return True
         began_ns = self._clock.now_ns()
-        page = await tree.remote.children(
-            row.id,
-            sort="MODIFIED_ON",
-            descending=True,
-            counts=True,
-            deadline=Deadline.after(tree.wait_s, f"asking about {syn(row.id)}"),
-        )
+        try:
+            page = await tree.remote.children(
+                row.id,
+                sort="MODIFIED_ON",
+                descending=True,
+                counts=True,
+                deadline=Deadline.after(tree.wait_s, f"asking about {syn(row.id)}"),
+            )
+        except NotFound:
+            await tree.gone(row.id)
+            raise
         rows = {r.id: r for r in (tree.entities.find(h.id) for h in page.headers) if r is not None}
         fresh = [h for h in page.headers if not same(h, rows.get(h.id), row.id)]
         known = tree.entities.count_children(row.id)
@@ -184,7 +198,7 @@ def same(header: Header, row: Row | None, folder: int) -> bool:
         row is not None
         and row.parent == folder
         and row.name == header.name
-        and row.version == (header.version or 0)
+        and row.version == version_of(header.kind, header.version)
         and row.modified_ns == header.modified_on_ns
         and row.kind == header.kind
     )

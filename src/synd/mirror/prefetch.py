@@ -61,7 +61,16 @@ class SiblingPattern:
     AHEAD_FILES = 256
     AHEAD_BYTES = 32 << 20
 
-    __slots__ = ("_ids", "_last", "_names", "_rank_by_id", "_rank_by_name", "_seen", "_votes")
+    __slots__ = (
+        "_ids",
+        "_last",
+        "_names",
+        "_planned",
+        "_rank_by_id",
+        "_rank_by_name",
+        "_seen",
+        "_votes",
+    )
 
     def __init__(self, ids: Sequence[int], names: Sequence[bytes]) -> None:
         """`ids` and `names` of the folder's files, in order of id."""
@@ -72,9 +81,13 @@ class SiblingPattern:
         self._seen: set[int] = set()
         self._last: int | None = None
         self._votes = 0
+        self._planned = (0, 0)
+        """Ranks handed out last: from, up to."""
 
     def note(self, entity: int) -> list[int]:
-        """Takes in an open; returns the ids expected next, nearest first, empty while unsure."""
+        """Takes in an open; returns the ids expected next, nearest first. Empty while unsure, and
+        while what was returned before reaches far enough.
+        """
         by_id = self._rank_by_id.get(entity)
         if by_id is None:
             return []
@@ -88,4 +101,9 @@ class SiblingPattern:
         if len(self._seen) < self.ENOUGH:
             return []
         order, at = (self._names, by_name) if self._votes > 0 else (self._ids, by_id)
+        start, until = self._planned
+        if start <= at < until - self.AHEAD_FILES // 2:
+            # Far enough ahead still: most opens of a long run end here.
+            return []
+        self._planned = (at, at + 1 + self.AHEAD_FILES)
         return [e for e in order[at + 1 : at + 1 + self.AHEAD_FILES] if e not in self._seen]

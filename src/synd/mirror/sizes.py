@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -53,6 +54,8 @@ class _Folder:
         """Somebody waits for these."""
         self.rest: deque[EntityId] = deque()
         self.done: set[EntityId] = set()
+        self.error: SyndError | None = None
+        """Why the service cannot be asked any further."""
 
     def next(self) -> tuple[EntityId, bool] | None:
         while self.first:
@@ -80,6 +83,9 @@ class Sizes:
         self._waiting: dict[EntityId, list[tuple[float, Future[Row | None]]]] = {}
         # What follows belongs to the loop.
         self._folders: dict[EntityId, _Folder] = {}
+        self._busy: set[EntityId] = set()
+        """Asked for, and not answered and recorded yet."""
+        self._numbers = itertools.count()
         self._fetched: list[Entity] = []
         self._recording: asyncio.Task[None] | None = None
         self._view_lock = asyncio.Lock()
@@ -164,9 +170,11 @@ class Sizes:
         job = self._folders.get(folder)
         if job is None:
             job = self._folders[folder] = _Folder()
+            # A key of its own: the folder's last task may not have landed yet.
+            key = ("sizes", folder, next(self._numbers))
             with background():
-                self._tree.flights.task(("sizes", folder), lambda: self._folder(folder, job))
-        if entity is not None:
+                self._tree.flights.task(key, lambda: self._folder(folder, job))
+        if entity is not None and entity not in self._busy:
             # Asked for a moment ago without success, it gets another chance.
             job.done.discard(entity)
             job.first.append(entity)
@@ -198,12 +206,13 @@ class Sizes:
 
     async def _by_bundles(self, job: _Folder) -> None:
         async def work() -> None:
-            while (following := job.next()) is not None:
+            while job.error is None and (following := job.next()) is not None:
                 entity, urgent = following
                 row = self._tree.entities.find(entity)
                 if row is not None and row.current:
                     self._settle([row])
                     continue
+                self._busy.add(entity)
                 try:
                     with foreground() if urgent else background():
                         found = await self._tree.fetch_detail(entity)
@@ -211,8 +220,10 @@ class Sizes:
                     self._fail(entity, error)
                     continue
                 except SyndError as error:
+                    # The others end what they are at: somebody may wait for that as well.
+                    job.error = error
                     self._fail(entity, error)
-                    raise
+                    return
                 self._record_soon(found)
 
         workers = [asyncio.create_task(work()) for _ in range(BUNDLES_AT_ONCE)]
@@ -223,6 +234,8 @@ class Sizes:
                 worker.cancel()
         if self._recording is not None:
             await asyncio.shield(self._recording)
+        if job.error is not None:
+            raise job.error
 
     def _record_soon(self, found: Entity) -> None:
         """Rows are written together: while one write is under way, the next batch gathers."""
@@ -241,12 +254,14 @@ class Sizes:
 
     def _settle(self, rows: Iterable[Row]) -> None:
         for row in rows:
+            self._busy.discard(row.id)
             with self._lock:
                 pairs = self._waiting.pop(row.id, ())
             for _, future in pairs:
                 settle(future, row)
 
     def _fail(self, entity: EntityId, error: SyndError) -> None:
+        self._busy.discard(entity)
         with self._lock:
             pairs = self._waiting.pop(entity, ())
         for _, future in pairs:
@@ -329,4 +344,14 @@ class Sizes:
         if self._views != "create":
             return None
         found = await remote.find_view(project, VIEW_NAME)
-        return found or await remote.create_view(project, VIEW_NAME, [project])
+        if found is not None:
+            return found
+        try:
+            return await remote.create_view(project, VIEW_NAME, [project])
+        except Forbidden:
+            # A view may look at what its owner may read, wherever it lies itself.
+            who = await remote.whoami()
+            own = await remote.own_project(f"{VIEW_NAME} of {who.name}")
+            name = f"{VIEW_NAME} {syn(project)}"
+            found = await remote.find_view(own, name)
+            return found or await remote.create_view(own, name, [project])

@@ -48,10 +48,13 @@ class SmallFetch:
 
     # For readers, on any thread.
 
-    def read(self, handle: int, offset: int, size: int) -> Got | Future[Got]:  # noqa: ARG002
+    def read(self, handle: int, offset: int, size: int) -> Got | Future[Got]:
         """As `streams.Reader.read`; nothing is kept per handle."""
         if self._data is not None:
             return self._data[offset : offset + size]
+        if self._error is not None and self._streams.corrupt(self.file.key) is None:
+            # It failed for whoever read then; a read that comes later is another try.
+            return self._streams.small(self.file, Urgency.DEMAND).read(handle, offset, size)
         future: Future[Got] = self._streams.waits.start(
             "reading a file", syn(self.file.entity), self._streams.wait_s
         )
@@ -165,6 +168,9 @@ class SmallFetch:
                 return await asyncio.wrap_future(self._by_thread(size))
             except (Interrupted, Offline) as error:
                 attempt += 1
+                if isinstance(error, Offline) and file.handle is not None:
+                    # The service may name another place than one that cannot be reached.
+                    streams.urls.drop(FileRef(file.handle, file.entity), url)
                 wait = POLICY.wait_s(error, attempt, deadline)
                 if wait is None:
                     raise

@@ -18,7 +18,7 @@ from synd.cache.partial import PartialStore
 from synd.client.getter import Getter
 from synd.client.transfer import Downloader, Sink
 from synd.clock import Deadline
-from synd.errors import IntegrityError
+from synd.errors import Busy, IntegrityError
 from synd.ids import ContentKey, EntityId, syn
 from synd.mirror.fetch import Pool, Urgency
 from synd.mirror.keeper import Keeper
@@ -94,7 +94,7 @@ class Streams:
         self.waits = waits
         self.pool = Pool(connections)
         self.lane = Lane(connections)
-        self.keeper = Keeper(objects)
+        self.keeper = Keeper(objects, self.lane.busy)
         self.getter = Getter(downloader, connections=connections)
         self.connect_s = connect_s
         self.window_bytes = window_bytes
@@ -104,19 +104,23 @@ class Streams:
         self.on_mismatch = on_mismatch
         self.on_corrupt = on_corrupt
         self.adopt = adopt
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        """Of the tables below. Taken before a stream's own."""
         self._large: dict[ContentKey, LargeStream] = {}
         self._small: dict[ContentKey, SmallFetch] = {}
         self._corrupt: dict[ContentKey, tuple[EntityId, str]] = {}
+        self._mismatches: dict[ContentKey, int] = {}
         self.completed_total = 0
         self.closed = False
 
     def reader(self, file: FileVersion) -> Reader:
         """A reader of content that is not an object (yet); `close_handle` ends its part for a handle."""
+        if self.closed:
+            raise Busy("the daemon is stopping")
         size = file.size or 0
         if size <= SMALL:
             return self.small(file, Urgency.DEMAND)
-        with self._lock:
+        with self.lock:
             stream = self._large.get(file.key)
             if stream is None:
                 stream = self._large[file.key] = LargeStream(self, file)
@@ -124,7 +128,7 @@ class Streams:
 
     def small(self, file: FileVersion, urgency: Urgency) -> SmallFetch:
         """The fetch of a small file, begun now if it was not."""
-        with self._lock:
+        with self.lock:
             fetch = self._small.get(file.key)
             if fetch is None:
                 fetch = self._small[file.key] = SmallFetch(self, file, urgency)
@@ -143,12 +147,12 @@ class Streams:
         small = self._small.get(key)
         return small is not None and small.arrived
 
-    def whole(self, file: FileVersion) -> Future[None]:
+    def whole(self, file: FileVersion, done: Future[None] | None = None) -> Future[None]:
         """Fetches all of a file in the background; settled once it is an object. Any thread.
 
-        The Future has no deadline: whoever asked decides how long to wait.
+        The Future has no deadline: whoever asked decides how long to wait, and cancels it to give up.
         """
-        done: Future[None] = Future()
+        done = Future() if done is None else done
         if (file.size or 0) <= SMALL:
             self.small(file, Urgency.BACKGROUND).when_done(done)
         else:
@@ -168,6 +172,13 @@ class Streams:
     def forgive_all(self) -> None:
         """Lets content that was corrupt be fetched again."""
         self._corrupt.clear()
+        self._mismatches.clear()
+
+    def mismatched(self, file: FileVersion) -> int:
+        """How often this content came wrong by now; whoever read it the first time may be gone."""
+        with self.lock:
+            self._mismatches[file.key] = self._mismatches.get(file.key, 0) + 1
+            return self._mismatches[file.key]
 
     def mark_corrupt(self, file: FileVersion) -> IntegrityError:
         """Remembers that this content came wrong twice; the error for whoever reads it."""
@@ -185,18 +196,26 @@ class Streams:
 
     def completed(self, file: FileVersion) -> None:
         self.completed_total += 1
+        self._mismatches.pop(file.key, None)
         if self.on_complete is not None:
             self.on_complete(file)
 
     def drop_small(self, fetch: SmallFetch) -> None:
-        with self._lock:
+        with self.lock:
             if self._small.get(fetch.file.key) is fetch:
                 del self._small[fetch.file.key]
 
-    def drop_large(self, stream: LargeStream) -> None:
-        with self._lock:
-            if self._large.get(stream.file.key) is stream:
-                del self._large[stream.file.key]
+    def drop_large_locked(self, stream: LargeStream) -> None:
+        """Holds `lock`."""
+        if self._large.get(stream.file.key) is stream:
+            del self._large[stream.file.key]
+
+    def close_handle(self, key: ContentKey, handle: int) -> None:
+        """A handle is closed whose stream was over before: the one that came after it has the handle."""
+        with self.lock:
+            stream = self._large.get(key)
+        if stream is not None:
+            stream.close_handle(handle)
 
     def fetch(
         self,
@@ -229,13 +248,13 @@ class Streams:
 
     def tick(self) -> None:
         """To be called a few times a second."""
-        with self._lock:
+        with self.lock:
             large = list(self._large.values())
         for stream in large:
             stream.tick()
 
     def progress(self) -> list[Progress]:
-        with self._lock:
+        with self.lock:
             return [stream.progress() for stream in self._large.values()]
 
     def small_under_way(self) -> int:
@@ -245,7 +264,7 @@ class Streams:
         """Stops fetching. What has arrived stays for the next start."""
         self.closed = True
         self.pool.close()
-        with self._lock:
+        with self.lock:
             large = list(self._large.values())
         for stream in large:
             stream.abandon()

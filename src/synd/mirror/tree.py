@@ -167,9 +167,7 @@ class Tree:
         try:
             headers, total, sum_bytes = await self._all_children(folder)
         except NotFound:
-            change = await self.in_writer(lambda: self.entities.forget(folder))
-            if change:
-                self.tell([change])
+            await self.gone(folder)
             raise
         finally:
             self.listing_now.pop(folder, None)
@@ -261,16 +259,14 @@ class Tree:
             if first is not None:
                 waiting.add(first)
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            big = not listing.done()
+            # Cancelled: the listing has failed, and says why in a moment.
+            big = not listing.done() and not (first is not None and first.cancelled())
             name = file_name.decode(errors="surrogateescape")
             if big and "%" not in name and folder != TOP:
-                seen = (
-                    first.result().headers
-                    if first and first.done() and not first.cancelled()
-                    else ()
-                )
+                page = first.result() if first is not None and first.done() else None
+                seen = page.headers if page is not None else ()
                 entity = next((h.id for h in seen if h.name == name), None)
-                if entity is None:
+                if entity is None and (page is None or page.next_token is not None):
                     entity = await self.remote.find_child(folder, name)
                 if entity is not None:
                     return await self.detail(entity)
@@ -291,15 +287,21 @@ class Tree:
                 entity, deadline=Deadline.after(self.wait_s, f"asking for {syn(entity)}")
             )
         except NotFound:
-            change = await self.in_writer(lambda: self.entities.forget(entity))
-            if change:
-                self.tell([change])
+            await self.gone(entity)
             raise
         if self._probe is not None and found.file is not None:
             size = await self._probe.size_of(found)
             if size is not None and found.file.size is None:
                 found = replace(found, file=replace(found.file, size=size))
         return found
+
+    async def gone(self, entity: EntityId) -> None:
+        """The service shows an entity no more: it leaves its folder."""
+        if not self.entities.is_listed(entity):
+            return
+        change = await self.in_writer(lambda: self.entities.forget(entity))
+        if change:
+            self.tell([change])
 
     async def record(self, found: Entity) -> Row:
         """Records a bundle that somebody fetched."""
@@ -318,14 +320,14 @@ class Tree:
         for old, change, row in zip(before, changes, rows, strict=True):
             if old is None:
                 continue
-            if not old.detailed and old.version == row.version and old.file_name == row.file_name:
-                # What had no size yet was never told to the kernel as true.
-                continue
             if old.file_name != row.file_name or old.parent != row.parent:
                 news.append(Change(row.id, old.parent, old.file_name, gone=True, moved_on=False))
                 news.append(change._replace(appeared=True))
-            elif old[5:] != row[5:]:
-                news.append(change)
+            elif old.version != row.version or (old.detailed and old[5:] != row[5:]):
+                # What had no size yet was never told to the kernel as true.
+                same = old.version == row.version
+                rewritten = same and old.detailed and old.key != row.key
+                news.append(change._replace(rewritten=rewritten))
         self.tell(news)
         return rows
 

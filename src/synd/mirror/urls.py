@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from synd.client.remote import Remote
 from synd.clock import NS, SYSTEM, Clock, Deadline
-from synd.errors import Busy, DeadlineExceeded, Forbidden, NotFound, SyndError
+from synd.errors import Busy, DeadlineExceeded, Forbidden, NotFound, Offline, SyndError
 from synd.ids import syn
 from synd.mirror.waits import fail, settle
 from synd.model import FileRef, Presigned
@@ -28,16 +28,28 @@ AT_ONCE = 2
 
 MARGIN_S = 5.0
 
+GRACE_S = 5.0
+"""A reader waits out an absence of the service this short. Of one that is away for longer, or was not
+there from the start, reads fail at once."""
+
+RETRY_AWAY_S = 0.25
+
 
 class Urls:
     """The URLs at hand. `get` blocks and is for transfer threads; the loop must not call it."""
 
     def __init__(
-        self, remote: Remote, loop: asyncio.AbstractEventLoop, clock: Clock = SYSTEM
+        self,
+        remote: Remote,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock = SYSTEM,
+        *,
+        away_s: Callable[[], float] = lambda: float("inf"),
     ) -> None:
         self._remote = remote
         self._loop = loop
         self._clock = clock
+        self._away_s = away_s
         self._lock = threading.Lock()
         self._urls: dict[FileRef, tuple[str, float]] = {}
         self._asked: dict[FileRef, Future[str]] = {}
@@ -107,7 +119,7 @@ class Urls:
         error: BaseException | None = None
         answers: Sequence[Presigned] = ()
         try:
-            answers = await self._remote.presign(batch)
+            answers = await self._asked_for(batch)
         except SyndError as exception:
             error = exception
         except asyncio.CancelledError:
@@ -127,6 +139,15 @@ class Urls:
                 settle(future, answer.url)
             else:
                 fail(future, error or _refused(ref, answer))
+
+    async def _asked_for(self, batch: list[FileRef]) -> Sequence[Presigned]:
+        while True:
+            try:
+                return await self._remote.presign(batch)
+            except Offline:
+                if self._away_s() > GRACE_S:
+                    raise
+                await asyncio.sleep(RETRY_AWAY_S)
 
     async def close(self) -> None:
         """Ends what is under way; whoever waits for a URL, or asks for one later, hears why."""

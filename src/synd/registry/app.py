@@ -149,7 +149,8 @@ def _check_scope(caller: Caller, scope: str) -> None:
             return
         raise RefusedError(403, "Only the registry's owner may do this.")
     raise RefusedError(
-        403, f"The access token lacks the scope {scope!r}, which this request needs."
+        # In the service's own words: clients look for them.
+        403, f"Request lacks scope(s) required by this service: {scope}"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from synd.errors import NotFound
 from synd.ids import ContentKey, EntityId, FileHandleId, Md5, Version, content_key, syn
 from synd.model import (
+    CONTAINERS,
     AnnotationValue,
     Entity,
     FileVersion,
@@ -30,6 +31,13 @@ TOP = EntityId(0)
 """The parent of projects: the top of the mount."""
 
 UNKNOWN_PARENT = EntityId(-1)
+
+_UNVERSIONED = CONTAINERS | {Kind.LINK, Kind.DOCKER_REPO, Kind.OTHER}
+
+
+def version_of(kind: Kind, number: Version | None) -> Version:
+    """The version in a row: 0 for what has none. Listings say 1 of folders, bundles say nothing."""
+    return Version(0) if number is None or kind in _UNVERSIONED else number
 
 
 class Row(NamedTuple):
@@ -117,6 +125,8 @@ class Change(NamedTuple):
     """The content is another one than before."""
     appeared: bool = False
     """The name was not in the folder's listing before."""
+    rewritten: bool = False
+    """The same version has other bytes than it had."""
 
 
 class Entities:
@@ -233,9 +243,18 @@ class Entities:
             for header in sorted(headers, key=lambda h: h.id):
                 if header.id in wanted:
                     continue
-                file_name = file_name_of(header.name, header.kind, header.id)
+                known = tx.execute(_ELSEWHERE, (header.id,)).fetchone()
+                external = False
+                if known is not None:
+                    there, name, is_listed, version, external = known
+                    external = bool(external) and version == version_of(header.kind, header.version)
+                    if is_listed and there != parent:
+                        changes.append(Change(header.id, there, name, gone=True, moved_on=False))
+                file_name = file_name_of(header.name, header.kind, header.id, external=external)
                 if file_name in taken:
-                    file_name = file_name_of(header.name, header.kind, header.id, taken=True)
+                    file_name = file_name_of(
+                        header.name, header.kind, header.id, external=external, taken=True
+                    )
                 taken.add(file_name)
                 wanted[header.id] = (header, file_name)
             gone = [i for i in before if i not in wanted]
@@ -245,11 +264,12 @@ class Entities:
             unlist: list[tuple[int]] = []
             for i, (header, file_name) in wanted.items():
                 old = before.get(i)
+                number = version_of(header.kind, header.version)
                 new_state = (
                     header.name,
                     file_name,
                     str(header.kind),
-                    header.version or 0,
+                    number,
                     header.modified_on_ns,
                 )
                 if old is not None and old[1:] == new_state:
@@ -263,13 +283,13 @@ class Entities:
                         parent,
                         file_name,
                         gone=False,
-                        moved_on=old is not None and old[4] != (header.version or 0),
+                        moved_on=old is not None and old[4] != number,
                         appeared=old is None or old[2] != file_name,
                     )
                 )
                 fresh.append(
                     (
-                        i, parent, header.name, file_name, str(header.kind), header.version or 0,
+                        i, parent, header.name, file_name, str(header.kind), number,
                         header.created_on_ns, header.modified_on_ns, header.modified_by,
                     )
                 )  # fmt: skip
@@ -371,6 +391,7 @@ def _apply_entity(tx: sqlite3.Connection, entity: Entity) -> Change:
     old = tx.execute(_GET, (entity.id,)).fetchone()
     listed = tx.execute("SELECT listed FROM entity WHERE id = ?", (entity.id,)).fetchone()
     is_listed = bool(listed and listed[0])
+    number = version_of(entity.kind, entity.version)
     external = _needs_url_name(entity)
     file_name = file_name_of(entity.name, entity.kind, entity.id, external=external)
     if is_listed:
@@ -380,7 +401,7 @@ def _apply_entity(tx: sqlite3.Connection, entity: Entity) -> Change:
                 entity.name, entity.kind, entity.id, external=external, taken=True
             )
     header = (
-        entity.id, parent, entity.name, file_name, str(entity.kind), entity.version or 0,
+        entity.id, parent, entity.name, file_name, str(entity.kind), number,
         entity.created_on_ns, entity.modified_on_ns, entity.modified_by,
     )  # fmt: skip
     # Out of the unique index for the moment: a bundle does not say whether the folder lists it.
@@ -401,9 +422,13 @@ def _apply_entity(tx: sqlite3.Connection, entity: Entity) -> Change:
             json.dumps(dict(entity.annotations)), int(entity.access.unmet_terms), entity.id,
         ),
     )  # fmt: skip
-    moved_on = old is not None and (old[5] != (entity.version or 0) or old[3] != file_name)
+    moved_on = old is not None and (old[5] != number or old[3] != file_name)
     return Change(entity.id, parent, file_name, gone=False, moved_on=moved_on)
 
+
+# Where an entity of a listing was known before, and whether it is a link without a size.
+_ELSEWHERE = """SELECT parent, file_name, listed, version, url IS NOT NULL AND size IS NULL
+ AND detail_ns >= 0 FROM entity WHERE id = ?"""
 
 _UPSERT_HEADER = """INSERT INTO entity
  (id, parent, name, file_name, kind, version, created_ns, modified_ns, modified_by, listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from synd.ids import EntityId
@@ -51,7 +52,7 @@ class Folders:
                 (folder, at_ns, at_ns, total, sum_bytes, project),
             )
 
-    def set_checked(self, checks: list[tuple[int, int]]) -> None:
+    def set_checked(self, checks: Sequence[tuple[int, int]]) -> None:
         """(folder, UTC ns) pairs: the service confirmed the listing then."""
         with self._store.write() as tx:
             tx.executemany(

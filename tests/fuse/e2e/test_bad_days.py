@@ -132,16 +132,17 @@ class TestStarting:
         world.mount.mkdir()
         (world.mount / "mine.txt").write_text("x")
 
-        failed(self.up(world), 78, "not empty", str(world.mount))
+        failed(self.up(world), 65, "not empty", str(world.mount))
         assert (world.mount / "mine.txt").read_text() == "x"
 
     def test_up_when_something_else_is_mounted_there_refuses(self, bad: Bad) -> None:
-        """Another filesystem at the mount point is not covered up."""
+        """Another filesystem with files in it is not covered up."""
         world = bad.world(up=False)
         world.mount.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "none", str(world.mount)], check=True, timeout=10)
+        (world.mount / "theirs.txt").write_text("x")
         try:
-            failed(self.up(world), 75, str(world.mount), "tmpfs")
+            failed(self.up(world), 65, "not empty", str(world.mount))
         finally:
             subprocess.run(["umount", str(world.mount)], check=True, timeout=10)
 
@@ -173,13 +174,13 @@ class TestStarting:
         failed(self.up(world), 77, "token", "synd login")
         assert not world.mounted()
 
-    def test_up_when_the_token_lacks_a_scope_names_it(self, bad: Bad) -> None:
-        """A token that may not view is told which scope it lacks."""
+    def test_listing_when_the_token_lacks_a_scope_names_it(self, bad: Bad) -> None:
+        """With a token that may not view, reading is EACCES and the CLI names the scope."""
         _, token = bad.server.user(f"narrow {bad.name}", "modify")
-        world = bad.world(up=False, token=token)
+        world = bad.world(token=token, projects=[])
 
-        failed(self.up(world), 77, "view", "token")
-        assert not world.mounted()
+        assert world.errno("os.listdir(argv[0])", str(world.mount)) == "EACCES"
+        failed(world.synd("ls", str(world.mount)), 77, "also allows: view")
 
     def test_reading_when_the_token_may_not_download_is_refused(self, bad: Bad) -> None:
         """With a token of scope view, names and sizes are shown, and bytes are EACCES."""
@@ -300,27 +301,25 @@ class TestStorage:
     @pytest.mark.parametrize("name", ["small.txt", "large.bin"])
     def test_reading_when_a_body_is_corrupt_once_heals(self, bad: Bad, name: str) -> None:
         """One wrong byte is seen by the digest, fetched again, and never served."""
-        world = bad.world()
+        world = bad.world(verify_hold_s=20)
         listed(world, bad)
         bad.server.fault(BLOB, "corrupt", times=1, bytes=3)
         wanted = bad.small_data if name == "small.txt" else bad.large_data
         path = world.at(bad.name, name)
 
-        world.md5(path)
-        eventually(lambda: world.why(path)["state"] == "cached", timeout_s=20)
         assert md5(wanted) == world.md5(path)
+        eventually(lambda: world.why(path)["state"] == "cached", timeout_s=20)
         assert not world.status()["problems"]
 
     @pytest.mark.parametrize("name", ["small.txt", "large.bin"])
     def test_reading_when_bytes_are_always_corrupt_is_eio(self, bad: Bad, name: str) -> None:
         """Twice wrong is EIO; `synd why` and status explain; once mended, `cache verify` frees it."""
-        world = bad.world()
+        world = bad.world(verify_hold_s=20)
         listed(world, bad)
         bad.server.fault(BLOB, "corrupt", bytes=3)
         path = world.at(bad.name, name)
-        world.run("cat", path)
-        eventually(lambda: world.status()["problems"], timeout_s=20, what="the problem in status")
 
+        assert world.read_error(path) == "EIO"
         assert world.read_error(path) == "EIO"
         assert "not those the service promises" in world.why(path)["reason"]
         assert "synd cache verify" in world.why(path)["mend"]
