@@ -472,10 +472,11 @@ class SynapseFs:
                 self._siblings.opened(folder, file.entity)
             return Opened(backing=backing)
         if size <= SMALL:
-            # Whoever opens a small file reads it: begin before the kernel asks.
-            self._streams.reader(file)
+            # Siblings first: their download URLs come with this one's. And whoever opens a small file
+            # reads it, so it is begun before the kernel asks.
             if folder is not None:
                 self._siblings.opened(folder, file.entity)
+            self._streams.reader(file)
         elif file.handle is not None and file.external_url is None:
             self._urls.want([FileRef(file.handle, file.entity)])
         return Opened()

@@ -58,7 +58,7 @@ class SiblingPattern:
     """
 
     ENOUGH = 3
-    AHEAD_FILES = 256
+    AHEAD_FILES = 400
     AHEAD_BYTES = 32 << 20
 
     __slots__ = (
@@ -81,8 +81,8 @@ class SiblingPattern:
         self._seen: set[int] = set()
         self._last: int | None = None
         self._votes = 0
-        self._planned = (0, 0)
-        """Ranks handed out last: from, up to."""
+        self._planned = {True: bytearray(len(ids)), False: bytearray(len(ids))}
+        """By name, and by id: for each rank, whether it was handed out."""
 
     def note(self, entity: int) -> list[int]:
         """Takes in an open; returns the ids expected next, nearest first. Empty while unsure, and
@@ -100,10 +100,18 @@ class SiblingPattern:
             self._votes += int(near_name) - int(near_id)
         if len(self._seen) < self.ENOUGH:
             return []
-        order, at = (self._names, by_name) if self._votes > 0 else (self._ids, by_id)
-        start, until = self._planned
-        if start <= at < until - self.AHEAD_FILES // 2:
+        named = self._votes > 0
+        order, at = (self._names, by_name) if named else (self._ids, by_id)
+        planned = self._planned[named]
+        start, end = at + 1, min(at + 1 + self.AHEAD_FILES, len(order))
+        fresh = planned.count(0, start, end)
+        if fresh == 0 or (fresh < self.AHEAD_FILES // 2 and end < len(order)):
             # Far enough ahead still: most opens of a long run end here.
             return []
-        self._planned = (at, at + 1 + self.AHEAD_FILES)
-        return [e for e in order[at + 1 : at + 1 + self.AHEAD_FILES] if e not in self._seen]
+        following = [
+            order[rank]
+            for rank in range(start, end)
+            if not planned[rank] and order[rank] not in self._seen
+        ]
+        planned[start:end] = b"\1" * (end - start)
+        return following

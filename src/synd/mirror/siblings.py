@@ -61,7 +61,8 @@ class Siblings:
         ]
         if not wanted:
             return
-        self._urls.want([FileRef(f.handle, f.entity) for f in wanted if f.handle is not None])
+        refs = [FileRef(f.handle, f.entity) for f in wanted if f.handle is not None]
+        self._urls.want(refs, ahead=True)
         for file in wanted:
             self._streams.small(file, Urgency.BACKGROUND)
 

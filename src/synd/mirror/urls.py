@@ -26,6 +26,9 @@ BATCH = 100
 AT_ONCE = 2
 """Requests under way; what comes meanwhile gathers for the next batch."""
 
+GATHER_S = 0.02
+"""URLs that nobody waits for yet gather so long for a fuller request."""
+
 MARGIN_S = 5.0
 
 GRACE_S = 5.0
@@ -54,7 +57,10 @@ class Urls:
         self._urls: dict[FileRef, tuple[str, float]] = {}
         self._asked: dict[FileRef, Future[str]] = {}
         self._queue: list[FileRef] = []
+        self._ahead: list[FileRef] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._gathered = False
         self._closed = False
 
     def get(self, ref: FileRef, deadline: Deadline) -> str:
@@ -69,8 +75,11 @@ class Urls:
         except CancelledError as error:
             raise DeadlineExceeded("the daemon is stopping", entity=syn(ref.entity)) from error
 
-    def want(self, refs: Sequence[FileRef]) -> list[Future[str]]:
-        """Futures of URLs, asked for together. Any thread."""
+    def want(self, refs: Sequence[FileRef], *, ahead: bool = False) -> list[Future[str]]:
+        """Futures of URLs, asked for together. Any thread.
+
+        `ahead`: nobody waits for them yet; they fill the requests of others, or gather for a moment.
+        """
         now = self._clock.monotonic()
         answers: list[Future[str]] = []
         fresh = False
@@ -88,7 +97,7 @@ class Urls:
                     future.set_exception(_stopping())
                 elif future is None:
                     future = self._asked[ref] = Future()
-                    self._queue.append(ref)
+                    (self._ahead if ahead else self._queue).append(ref)
                     fresh = True
                 answers.append(future)
         if fresh:
@@ -103,12 +112,27 @@ class Urls:
                 del self._urls[ref]
 
     def _kick(self) -> None:
-        while not self._closed and self._queue and len(self._running) < AT_ONCE:
+        while not self._closed and len(self._running) < AT_ONCE:
             with self._lock:
                 batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+                room = BATCH - len(batch)
+                if batch or len(self._ahead) >= BATCH or (self._ahead and self._gathered):
+                    batch.extend(self._ahead[:room])
+                    del self._ahead[:room]
+                waiting = bool(self._ahead)
+                self._gathered = False
+            if waiting and self._timer is None:
+                self._timer = self._loop.call_later(GATHER_S, self._gather)
+            if not batch:
+                return
             task = self._loop.create_task(self._presign(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)
+
+    def _gather(self) -> None:
+        self._timer = None
+        self._gathered = True
+        self._kick()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -153,7 +177,7 @@ class Urls:
         """Ends what is under way; whoever waits for a URL, or asks for one later, hears why."""
         with self._lock:
             self._closed = True
-            queue, self._queue = self._queue, []
+            queue, self._queue, self._ahead = [*self._queue, *self._ahead], [], []
             left = [self._asked.pop(ref) for ref in queue]
         for future in left:
             fail(future, _stopping())
