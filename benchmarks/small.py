@@ -146,7 +146,7 @@ def small(world: World) -> list[Row]:
                     found.setdefault("synd", []).append(_run(mount.path / "Small" / "data", files))
                     note = _note(mount, registry.rest_requests())
                 for name, (remote, mode) in variants.items():
-                    if turn >= 2 and name.startswith("rclone http"):
+                    if turn >= 2 and name.startswith("rclone webdav"):
                         continue  # twice is enough to see that it is the slower one
                     with _rclone(world, remote, mode) as point:
                         found.setdefault(name, []).append(_run(point, files))

@@ -232,7 +232,10 @@ class App:
         status = self._client.status
         if not status.last_ok_at_ns:
             return float("inf")
-        return (time.time_ns() - status.offline_since_ns) / NS if status.offline_since_ns else 0.0
+        if not status.offline_since_ns:
+            return 0.0
+        # A clock that was set back meanwhile must not make it young again.
+        return abs(time.time_ns() - status.offline_since_ns) / NS
 
     def _descriptor_store(self) -> FdStore | None:
         """Who keeps the mount's descriptor: the service manager, the holder, or nobody."""

@@ -138,6 +138,7 @@ class Parts:
         self.mismatched: list[FileVersion] = []
         self.corrupted: list[tuple[FileVersion, str]] = []
         self.completed: list[FileVersion] = []
+        self.closed = False
         self._loop = LoopThread()
         self.store = Store(root / "state.db")
         self.pins = Pins(self.store)
@@ -212,6 +213,7 @@ class Parts:
             self.sizes.tick()
 
     def close(self) -> None:
+        self.closed = True
         self.run(self._close())
         self.downloader.close()
         self.cache.stop()

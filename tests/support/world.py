@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from synd.cli import process
+from synd.cli.mounts import FSTYPE, mount_at
 from synd.config import folders
 from synd.control import contract
 from synd.control.connect import Control
@@ -43,8 +44,8 @@ PRESIGN = "/fileHandle/batch"
 BLOB = "^/blob/"
 """Patterns of requests, for `World.fault`."""
 
-LIFE_S = 300.0
-"""A mount that lives longer than this is aborted: the suite must end, whatever hangs."""
+IDLE_S = 180.0
+"""A mount that no test has used for so long is aborted: the suite must end, whatever hangs."""
 
 _MODEL = "org.sagebionetworks.repo.model."
 
@@ -63,9 +64,7 @@ def random_file(path: Path, size: int, seed: int = 1) -> str:
     return digest.hexdigest()
 
 
-def run(
-    command: Sequence[str], *, mountpoint: Path, timeout_s: float, env: dict[str, str]
-) -> Ran:
+def run(command: Sequence[str], *, mountpoint: Path, timeout_s: float, env: dict[str, str]) -> Ran:
     """Runs a program in its own environment; aborts the mount before it is given up."""
     with Program(command, mountpoint, env) as program:
         return program.wait(timeout_s)
@@ -78,8 +77,8 @@ class Program:
         self._mountpoint = mountpoint
         self._command = command
         self._began = time.monotonic()
-        self._out = tempfile.TemporaryFile()
-        self._err = tempfile.TemporaryFile()
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `_keep`
+        self._err = tempfile.TemporaryFile()  # noqa: SIM115
         self._kept: dict[IO[bytes], bytes] = {}
         self.process = subprocess.Popen(
             list(command),
@@ -252,7 +251,9 @@ class Remote:
 
     def file(self, parent: str, name: str, data: bytes = b"", *, handle: str | None = None) -> str:
         """A file entity; its id."""
-        return self._create("FileEntity", name, parent, dataFileHandleId=handle or self.handle(data))
+        return self._create(
+            "FileEntity", name, parent, dataFileHandleId=handle or self.handle(data)
+        )
 
     def link(self, parent: str, name: str, target: str, version: int | None = None) -> str:
         reference: dict[str, Any] = {"targetId": target}
@@ -299,7 +300,9 @@ class Remote:
     def user(self, name: str, *scopes: str) -> tuple[int, str]:
         """(principal, token) of a further user."""
         made = self.rest(
-            "POST", "/admin/users", {"userName": name, "scopes": list(scopes or ("view", "download"))}
+            "POST",
+            "/admin/users",
+            {"userName": name, "scopes": list(scopes or ("view", "download"))},
         )
         return int(made["ownerId"]), str(made["token"])
 
@@ -388,30 +391,34 @@ class World:
 
     # The daemon.
 
-    def synd(self, *argv: str, timeout_s: float = 60.0, **env: str) -> Ran:
+    def synd(self, *argv: str, timeout_s: float = 60.0) -> Ran:
         """Runs the CLI."""
+        self._renew()
         return run(
             [sys.executable, "-m", "synd.cli.main", *argv],
             timeout_s=timeout_s,
             mountpoint=self.mount,
-            env=self.env | env,
+            env=self.env,
         )
 
-    def try_up(self, *flags: str, timeout_s: float = 60.0, **env: str) -> Ran:
+    def _renew(self) -> None:
+        """The mount is in use: its watchdog starts anew."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = threading.Timer(IDLE_S, self.abort)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    def try_up(self, *flags: str) -> Ran:
         """`synd up`, whatever comes of it."""
         argv = ["up", "--mount", str(self.mount), "--transport", self.transport]
         for project in self.projects:
             argv += ["--project", project]
-        done = self.synd(*argv, "--json", *flags, timeout_s=timeout_s, **env)
-        if self._watchdog is None:
-            self._watchdog = threading.Timer(LIFE_S, self.abort)
-            self._watchdog.daemon = True
-            self._watchdog.start()
-        return done
+        return self.synd(*argv, "--json", *flags)
 
-    def up(self, *flags: str, **env: str) -> dict[str, Any]:
+    def up(self, *flags: str) -> dict[str, Any]:
         """`synd up`, which must succeed; what it says."""
-        done = self.try_up(*flags, **env)
+        done = self.try_up(*flags)
         assert done.status == 0, f"{done.out}{done.err}\n{self.log()}"
         told: dict[str, Any] = json.loads(done.out)
         return told
@@ -471,7 +478,9 @@ class World:
                 return 0 if pid == of else pid
             return 0
 
-        return eventually(look, timeout_s=timeout_s, what=f"a daemon after {of}\n{self.log()[-2000:]}")
+        return eventually(
+            look, timeout_s=timeout_s, what=f"a daemon after {of}\n{self.log()[-2000:]}"
+        )
 
     @contextlib.contextmanager
     def without_successor(self) -> Iterator[None]:
@@ -484,8 +493,8 @@ class World:
             os.kill(pid, signal.SIGCONT)
 
     def mounted(self) -> bool:
-        there = process.mounts.mount_at(str(self.mount))
-        return there is not None and there.fstype == process.mounts.FSTYPE
+        there = mount_at(str(self.mount))
+        return there is not None and there.fstype == FSTYPE
 
     def abort(self) -> None:
         """Ends every request that hangs in the mount."""
@@ -517,6 +526,7 @@ class World:
         env: dict[str, str] | None = None,
     ) -> Ran:
         """Runs a program that may use the mount."""
+        self._renew()
         if cwd is not None:
             command = ("sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", cwd, *command)
         plain = {k: v for k, v in self.env.items() if not k.startswith(("SYND_", "SYNAPSE_"))}
@@ -529,7 +539,9 @@ class World:
     def text(self, *command: str, timeout_s: float = 30.0) -> str:
         """The output of a program that must succeed."""
         done = self.run(*command, timeout_s=timeout_s)
-        assert done.status == 0, f"{command}: {done.status} {done.out}{done.err}\n{self.log()[-3000:]}"
+        assert done.status == 0, (
+            f"{command}: {done.status} {done.out}{done.err}\n{self.log()[-3000:]}"
+        )
         return done.out
 
     def md5(self, path: str, timeout_s: float = 60.0) -> str:
@@ -538,9 +550,7 @@ class World:
     def errno(self, code: str, *arguments: str, timeout_s: float = 30.0) -> str:
         """The name of the OSError that `code` ends in; "ok" when it does not."""
         done = self.python(
-            "try:\n"
-            + "".join(f"    {line}\n" for line in code.splitlines())
-            + "    print('ok')\n"
+            "try:\n" + "".join(f"    {line}\n" for line in code.splitlines()) + "    print('ok')\n"
             "except OSError as error:\n"
             "    print(errno.errorcode[error.errno])\n",
             *arguments,
@@ -553,10 +563,10 @@ class World:
         """The name of the errno that reading a whole file ends in; "ok" when it does not."""
         return self.errno("open(argv[0], 'rb').read()", path, timeout_s=timeout_s)
 
-    def begin(self, *command: str) -> Program:
+    def begin(self, *command: str, env: dict[str, str] | None = None) -> Program:
         """A program beside the test; ended with the world."""
         plain = {k: v for k, v in self.env.items() if not k.startswith(("SYND_", "SYNAPSE_"))}
-        reader = Program(command, self.mount, plain)
+        reader = Program(command, self.mount, plain | (env or {}))
         self._readers.append(reader)
         return reader
 

@@ -11,8 +11,10 @@ import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from synd.cache.folder import Cache
@@ -74,19 +76,24 @@ PASSTHROUGH_FROM = 64 << 10
 """Smaller files are answered from memory: two ioctls to open one for passthrough cost more than its bytes
 do, and from then on the page cache has them."""
 
+ECHO_S = 0.5
+"""A read that failed fails again, once, without another try if it comes back so soon."""
+
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
 
 
 class _OpenFile:
     """What the reads of one node use, from the first read to the last release."""
 
-    __slots__ = ("data", "fd", "handles", "reader")
+    __slots__ = ("data", "failed", "fd", "handles", "reader")
 
     def __init__(self) -> None:
         self.handles: set[int] = set()
         self.fd: int | None = None
         self.reader: Reader | None = None
         self.data: bytes | None = None
+        self.failed: tuple[int, int, float, BaseException] | None = None
+        """Start, end and monotonic time of the last read that ended in an error, and the error."""
 
 
 class SynapseFs:
@@ -497,7 +504,17 @@ class SynapseFs:
         if opened.data is not None:
             return opened.data[offset : offset + size]
         assert opened.reader is not None
-        return opened.reader.read(handle, offset, size)  # type: ignore[return-value]
+        failed = opened.failed
+        if failed is not None and failed[0] <= offset < failed[1]:
+            # The kernel asks again, at once, for the page at which its read-ahead failed: without an
+            # answer from memory every time-out would be waited for twice.
+            opened.failed = None
+            if time.monotonic() - failed[2] < ECHO_S:
+                raise failed[3]
+        answer = opened.reader.read(handle, offset, size)
+        if isinstance(answer, Future):
+            answer.add_done_callback(partial(_note_failure, opened, offset, size))
+        return answer  # type: ignore[return-value]
 
     def _count_in(self, node: int, opened: _OpenFile, handle: int) -> bool:
         """Counts a handle in, unless the last of the others was released this moment: then all is closed."""
@@ -743,6 +760,16 @@ def _chain(
 
     answer.add_done_callback(done)
     return target
+
+
+def _note_failure(opened: _OpenFile, offset: int, size: int, answer: Future[Any]) -> None:
+    if answer.cancelled() or (error := answer.exception()) is None:
+        return
+    now, end, before = time.monotonic(), offset + size, opened.failed
+    if before is not None and now - before[2] < ECHO_S:
+        # Read-ahead asks for several ranges at once.
+        offset, end = min(offset, before[0]), max(end, before[1])
+    opened.failed = (offset, end, now, error)
 
 
 def _missing(name: bytes) -> NoReturn:

@@ -17,7 +17,7 @@ from functools import partial as partial_call
 from typing import TYPE_CHECKING, NamedTuple
 
 from synd.cache.partial import BLOCK, Partial, Piece
-from synd.errors import Cancelled, SyndError
+from synd.errors import Cancelled, IntegrityError, SyndError
 from synd.ids import syn
 from synd.mirror.fetch import Task, Urgency
 from synd.mirror.prefetch import Pattern, chunk_size
@@ -88,6 +88,8 @@ class LargeStream:
         """It is over and out of the table: whoever still has it is sent to the one that came after."""
         self._right = False
         """The digest of all bytes is known, and is the one promised."""
+        self._spoilt: set[int] = set()
+        """Handles that were given bytes of which some turned out to be wrong."""
 
     # Readers.
 
@@ -98,6 +100,8 @@ class LargeStream:
             return b""
         if self._error is not None:
             raise self._error
+        if handle in self._spoilt:
+            raise self._came_wrong()
         with self._lock:
             left = self._left
             if not left:
@@ -126,6 +130,7 @@ class LargeStream:
 
     def close_handle(self, handle: int) -> None:
         """A handle is closed. With the last one, fetching ahead ends; what is here stays."""
+        self._spoilt.discard(handle)
         if self._patterns.pop(handle, None) is None and self._left:
             self._streams.close_handle(self.file.key, handle)
             return
@@ -429,20 +434,19 @@ class LargeStream:
         if mismatches == 1:
             if partial is None:
                 return
+            # Whoever has read of it ends in an error, not in a mixture of wrong bytes and right ones.
+            with self._lock:
+                self._spoilt |= self._patterns.keys()
+                waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                fail(waiter.future, self._came_wrong())
             partial.reset()
             self._whole_until = 0
             self._hold_until = None
             if self._streams.on_mismatch is not None:
                 self._streams.on_mismatch(self.file)
             self._streams.hasher.follow(partial, self._verified)
-            with self._lock:
-                waiting = [ByteRange(w.start, w.end) for w in self._waiters]
-            for wanted in waiting:
-                self._fetch(wanted, Urgency.DEMAND)
             self._top_up()
-            # Those who were held back want to know about the whole file.
-            if waiting:
-                self._fetch(ByteRange(0, self.size), Urgency.AHEAD)
             self._leave()
             return
         error = self._error = self._streams.mark_corrupt(self.file)
@@ -456,6 +460,13 @@ class LargeStream:
         if partial is not None:
             partial.discard()
         self._leave()
+
+    def _came_wrong(self) -> IntegrityError:
+        return IntegrityError(
+            f"{self.file.name or syn(self.file.entity)}: storage sent wrong bytes",
+            hint="open it again: all of it is fetched anew then",
+            entity=syn(self.file.entity),
+        )
 
     def _finished(self, partial: Partial) -> None:
         self._wake(partial)

@@ -160,7 +160,7 @@ class SmallFetch:
             # Not among what is tried again: the client has tried enough before it said no.
             url = await self._url(deadline)
             try:
-                left = max(0.1, deadline.left_s())
+                left = max(0.001, deadline.left_s())
                 return await streams.getter.get(
                     url, size, connect_s=min(left, streams.connect_s), read_s=left
                 )
@@ -173,6 +173,8 @@ class SmallFetch:
                     streams.urls.drop(FileRef(file.handle, file.entity), url)
                 wait = POLICY.wait_s(error, attempt, deadline)
                 if wait is None:
+                    # Silence up to the end is told as such.
+                    deadline.check()
                     raise
                 await asyncio.sleep(wait)
 

@@ -38,6 +38,9 @@ class Probing(Protocol):
 
 
 VERSIONS_PAGE = 50
+PAGES_AT_ONCE = 8
+"""Pages of one listing under way; the client's own limits come on top."""
+
 RELISTS = 3
 """Offset pages can skip entries while others change the folder; so often a listing is begun anew."""
 
@@ -110,7 +113,7 @@ class Tree:
         """Settled once the folder's listing is in the store."""
         return self.flights.board(
             ("list", folder),
-            lambda: self.list_folder(folder),
+            lambda: self._list_once(folder),
             reason="listing a folder",
             what=_what(folder),
             seconds=self.wait_s,
@@ -158,6 +161,11 @@ class Tree:
 
     # On the loop.
 
+    async def _list_once(self, folder: EntityId) -> None:
+        # Whoever asked may have looked just before another's listing landed.
+        if not self.folders.is_listed(folder):
+            await self.list_folder(folder)
+
     async def list_folder(self, folder: EntityId) -> None:
         """Asks for the whole listing of a folder and records it."""
         began_ns = self._clock.now_ns()
@@ -190,34 +198,84 @@ class Tree:
         self.tell(changes)
 
     async def _all_children(self, folder: EntityId) -> tuple[list[Header], int, int]:
-        parent = None if folder == TOP else folder
+        """(headers, how many the service counted, the sum of their sizes); -1 where it told none."""
         headers: dict[EntityId, Header] = {}
         total, sum_bytes = -1, -1
+
+        def take(page: ChildrenPage) -> None:
+            headers.update((header.id, header) for header in page.headers)
+            self.listing_now[folder] = (len(headers), total if total >= 0 else None)
+
         for attempt in range(RELISTS):
-            token: str | None = None
-            first = True
-            while first or token is not None:
-                # Each page has the whole budget: a long listing that makes progress is no hang.
-                page = await self.remote.children(
-                    parent,
-                    token=token,
-                    counts=first and parent is not None,
-                    deadline=Deadline.after(self.wait_s, f"listing {_what(folder)}"),
-                )
-                if first:
-                    total = page.total if page.total is not None else -1
-                    sum_bytes = page.sum_bytes if page.sum_bytes is not None else -1
-                    waiting = self._first_pages.get(folder)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_result(page)
-                for header in page.headers:
-                    headers[header.id] = header
-                self.listing_now[folder] = (len(headers), total if total >= 0 else None)
-                token, first = page.next_token, False
-            if total < 0 or len(headers) == total or attempt == RELISTS - 1:
-                break
             headers.clear()
+            page = await self._page(folder, None)
+            total = page.total if page.total is not None else -1
+            sum_bytes = page.sum_bytes if page.sum_bytes is not None else -1
+            take(page)
+            waiting = self._first_pages.get(folder)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(page)
+            if attempt == 0 and await self._rest_at_once(folder, page, take):
+                continue_at = None
+            else:
+                continue_at = page.next_token
+            while continue_at is not None:
+                page = await self._page(folder, continue_at)
+                take(page)
+                continue_at = page.next_token
+            if total < 0 or len(headers) == total:
+                break
         return list(headers.values()), total, sum_bytes
+
+    async def _page(self, folder: EntityId, token: str | None) -> ChildrenPage:
+        # Each page has the whole budget: a long listing that makes progress is no hang.
+        return await self.remote.children(
+            None if folder == TOP else folder,
+            token=token,
+            counts=token is None and folder != TOP,
+            deadline=Deadline.after(self.wait_s, f"listing {_what(folder)}"),
+        )
+
+    async def _rest_at_once(
+        self, folder: EntityId, first: ChildrenPage, take: Callable[[ChildrenPage], None]
+    ) -> bool:
+        """All pages after the first, several at a time; False when that cannot be done.
+
+        A page's token is told by the page before it, so a listing costs a round trip per page. But
+        the tokens are ``<limit>a<offset>`` (synapse-rest.md 0.5), and the first page tells how many
+        entries there are: so they are known beforehand. Should a page not name the token that follows
+        it, they are opaque after all, and the listing goes on one by one.
+        """
+        size, total = len(first.headers), first.total
+        if not total or size == 0 or first.next_token != f"{size}a{size}":
+            return False
+        tokens = [f"{size}a{at}" for at in range(size, total, size)]
+        if len(tokens) < 2:
+            return False
+        slots = asyncio.Semaphore(PAGES_AT_ONCE)
+        alike = True
+
+        async def one(token: str, following: str | None) -> None:
+            nonlocal alike
+            async with slots:
+                if not alike:
+                    return
+                page = await self._page(folder, token)
+            if page.next_token != following:
+                alike = False
+                return
+            take(page)
+
+        pages = [
+            asyncio.create_task(one(token, following))
+            for token, following in zip(tokens, [*tokens[1:], None], strict=True)
+        ]
+        try:
+            await asyncio.gather(*pages)
+        finally:
+            for task in pages:
+                task.cancel()
+        return alike
 
     async def _list_configured(self, began_ns: int) -> None:
         """The top, when the user named the projects: missing ones are left out, and logged."""
@@ -265,8 +323,13 @@ class Tree:
             if big and "%" not in name and folder != TOP:
                 page = first.result() if first is not None and first.done() else None
                 seen = page.headers if page is not None else ()
-                entity = next((h.id for h in seen if h.name == name), None)
-                if entity is None and (page is None or page.next_token is not None):
+                header = next((h for h in seen if h.name == name), None)
+                if page is not None and page.next_token is None:
+                    # That was all: the listing lands in a moment. A file's bundle is wanted anyway.
+                    entity = header.id if header and not header.kind.is_container else None
+                elif header is not None:
+                    entity = header.id
+                else:
                     entity = await self.remote.find_child(folder, name)
                 if entity is not None:
                     return await self.detail(entity)

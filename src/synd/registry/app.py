@@ -150,7 +150,8 @@ def _check_scope(caller: Caller, scope: str) -> None:
         raise RefusedError(403, "Only the registry's owner may do this.")
     raise RefusedError(
         # In the service's own words: clients look for them.
-        403, f"Request lacks scope(s) required by this service: {scope}"
+        403,
+        f"Request lacks scope(s) required by this service: {scope}",
     )
 
 

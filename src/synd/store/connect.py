@@ -36,6 +36,8 @@ class Store:
         self.path = path
         self._lock = threading.RLock()
         self._local = threading.local()
+        # Of its own: a thread's first read must not wait for a transaction.
+        self._readers_lock = threading.Lock()
         self._readers: list[sqlite3.Connection] = []
         self._closed = False
         try:
@@ -98,7 +100,7 @@ class Store:
                 )
                 _pragmas(connection, READER_CACHE_KIB)
             self._local.reader = connection
-            with self._lock:
+            with self._readers_lock:
                 self._readers.append(connection)
         return connection
 
@@ -124,8 +126,9 @@ class Store:
             if self._closed:
                 return
             self._closed = True
-            for connection in self._readers:
-                connection.close()
+            with self._readers_lock:
+                for connection in self._readers:
+                    connection.close()
             self._writer.close()
 
     def check(self) -> str | None:

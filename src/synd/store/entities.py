@@ -109,7 +109,7 @@ _CHILDREN = f"""SELECT {_COLUMNS} FROM entity
  WHERE parent = ? AND listed = 1 AND id > ? ORDER BY id LIMIT ?"""
 _NAMES = """SELECT id, file_name, kind, version, modified_ns, size, detail_ns FROM entity
  WHERE parent = ? AND listed = 1 AND id > ? ORDER BY id LIMIT ?"""
-_UNDETAILED = """SELECT id FROM entity WHERE parent = ? AND listed = 1 AND detail_ns <> modified_ns
+_UNDETAILED = """SELECT id FROM entity INDEXED BY entity_undetailed WHERE parent = ? AND listed = 1 AND detail_ns <> modified_ns
  AND kind IN ('file', 'recordset', 'link') ORDER BY id"""
 
 

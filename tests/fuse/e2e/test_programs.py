@@ -61,10 +61,7 @@ class TestWholeTrees:
         assert expected | {"d "} == set(shown)
         assert len(shown) == len(expected) + 1
 
-    @pytest.mark.req("S2-43")
-    def test_cp_always_copies_every_byte(
-        self, either: World, source: Path, tmp_path: Path
-    ) -> None:
+    def test_cp_always_copies_every_byte(self, either: World, source: Path, tmp_path: Path) -> None:
         """`cp -r` of a project equals the folder it was seeded from."""
         either.text("cp", "-r", either.at("Tree"), str(tmp_path / "copy"))
 
@@ -109,7 +106,11 @@ class TestWholeTrees:
         """Every file's md5, read by a program, is that of its source."""
         paths = files_of(source)
         listed = either.text(
-            "sh", "-c", 'cd "$1" && find . -type f -print0 | xargs -0 md5sum', "sh", either.at("Tree")
+            "sh",
+            "-c",
+            'cd "$1" && find . -type f -print0 | xargs -0 md5sum',
+            "sh",
+            either.at("Tree"),
         )
         seen = {line[34:].removeprefix("./"): line[:32] for line in listed.splitlines()}
 
@@ -141,7 +142,11 @@ class TestOneFile:
         path = either.at("Tree", "large/signal.bin")
         for block, skip in ((4096, 0), (4096, 777), (512, 16001), (65536, 127), (1 << 20, 7)):
             done = either.run(
-                "sh", "-c", f'dd if="$1" bs={block} skip={skip} count=1 status=none | md5sum', "sh", path
+                "sh",
+                "-c",
+                f'dd if="$1" bs={block} skip={skip} count=1 status=none | md5sum',
+                "sh",
+                path,
             )
             wanted = data[block * skip : block * (skip + 1)]
             assert hashlib.md5(wanted, usedforsecurity=False).hexdigest() == done.out.split()[0]
@@ -165,7 +170,9 @@ class TestOneFile:
         self, mounted: World, source: Path
     ) -> None:
         """Eight readers of one file at once all get its bytes."""
-        programs = [mounted.begin("md5sum", mounted.at("Tree", "large/signal.bin")) for _ in range(8)]
+        programs = [
+            mounted.begin("md5sum", mounted.at("Tree", "large/signal.bin")) for _ in range(8)
+        ]
         sums = {p.wait(60).out.split()[0] for p in programs}
 
         assert {md5_of(source / "large/signal.bin")} == sums
@@ -235,7 +242,11 @@ class TestTools:
     ) -> None:
         """`git` reads the log, old commits and the state of a repository on a read-only mount."""
         need("git")
-        env = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+        env = {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+        }
 
         def git(root: str, *words: str) -> str:
             done = mounted.run("git", "-C", root, *words, env=env)
@@ -269,7 +280,9 @@ class TestLinks:
 
     def test_link_when_it_leads_to_a_folder_can_be_walked_through(self, mounted: World) -> None:
         """A link to a folder lists it."""
-        assert "target.txt\n" == mounted.text("ls", mounted.at("Links", "inside", "to folder") + "/")
+        assert "target.txt\n" == mounted.text(
+            "ls", mounted.at("Links", "inside", "to folder") + "/"
+        )
 
     def test_link_when_its_target_is_gone_is_a_broken_symlink(self, either: World) -> None:
         """A broken link can be listed and read as a link; opening it says ENOENT."""
@@ -329,7 +342,11 @@ class TestOwnNames:
         )
 
         assert "target.txt.json\n" == either.text("ls", folder)
-        assert [shown.entities["target"], "2", hashlib.md5(b"two\n").hexdigest()] == told.out.split()
+        assert [
+            shown.entities["target"],
+            "2",
+            hashlib.md5(b"two\n").hexdigest(),
+        ] == told.out.split()
 
     def test_xattrs_always_tell_id_version_and_md5(self, either: World, shown: Shown) -> None:
         """`user.synapse.*` tells what an entity is; an attribute that is not there is ENODATA."""
@@ -367,13 +384,13 @@ class TestExtremes:
 
     def test_names_when_a_table_and_a_file_clash_shows_both(self, either: World) -> None:
         """A table `TABLE`, shown as TABLE.csv, does not hide the file TABLE.csv, nor it the table."""
-        names = [n for n in either.text("ls", either.at("Names")).splitlines() if n.endswith(".csv")]
+        names = [
+            n for n in either.text("ls", either.at("Names")).splitlines() if n.endswith(".csv")
+        ]
 
         assert len(names) == 2
         assert "TABLE.csv" in names
-        contents = [
-            either.run("cat", either.at("Names", n)).out for n in names
-        ]
+        contents = [either.run("cat", either.at("Names", n)).out for n in names]
         assert "I am a file\n" in contents
 
     def test_folder_when_it_has_ten_thousand_entries_lists_them(self, either: World) -> None:

@@ -118,9 +118,9 @@ class TestSizes:
         assert names < 3
         assert long < 8
         eventually(
-            lambda: set(
-                world.text("find", path, "-name", "f0*", "-printf", "%s\n").split()
-            ) == {"77"},
+            lambda: (
+                set(world.text("find", path, "-name", "f0*", "-printf", "%s\n").split()) == {"77"}
+            ),
             timeout_s=70,
             what="all sizes",
         )
@@ -159,10 +159,10 @@ class TestWholeProjects:
             throttled.view(project)
         world = make(throttled, projects=[project], views=views, freshness_s=600)
         quiet(throttled, world)
-        sizes = world.text("find", world.at(name), "-name", "f*.txt", "-printf", "%s\n", timeout_s=60)
-        read = world.text(
-            "sh", "-c", 'cat "$1"/d*/* | md5sum', "sh", world.at(name), timeout_s=90
+        sizes = world.text(
+            "find", world.at(name), "-name", "f*.txt", "-printf", "%s\n", timeout_s=60
         )
+        read = world.text("sh", "-c", 'cat "$1"/d*/* | md5sum', "sh", world.at(name), timeout_s=90)
         asked = throttled.asked()
 
         assert len(sizes.split()) == 2000

@@ -170,9 +170,7 @@ class TestStartedAgain:
         assert "second" in ended.out
         assert world.daemon_pid() != before
 
-    def test_up_when_offline_shows_what_was_known(
-        self, tmp_path: Path, make: MakeWorld
-    ) -> None:
+    def test_up_when_offline_shows_what_was_known(self, tmp_path: Path, make: MakeWorld) -> None:
         """After down, up without a service shows names, sizes and cached bytes of the last life."""
         with remote(tmp_path / "registry") as own:
             project = own.project("Known")
@@ -196,9 +194,8 @@ class TestStartedAgain:
                 lambda: world.read_error(world.at("Known", "seen.txt")) == "ok", timeout_s=20
             )
 
-    def test_kill_when_everything_was_read_keeps_all(
-        self, server: Remote, make: MakeWorld
-    ) -> None:
+    @pytest.mark.req("S2-43", "S3-01")
+    def test_kill_when_everything_was_read_keeps_all(self, server: Remote, make: MakeWorld) -> None:
         """After kill -9 no byte that was here is fetched again, and no name asked for."""
         project = server.project("Kept")
         for number in range(20):
