@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -60,6 +61,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.2
 TEND_S = 30.0
+GARBAGE_FROM = 20_000
+"""New objects until the young are searched for cycles: thousands of requests under way are no garbage."""
+
 LOGIN_S = 3.0
 """The service is asked so long, at the start, whether it knows us; offline is no reason not to mount."""
 
@@ -226,6 +230,10 @@ class App:
         self._spawn(self._poll(), "poll")
         self._spawn(self._operations.run(), "jobs")
         self._spawn(self._tend(), "tend")
+        # What lives as long as the daemon is not searched for garbage again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_FROM)
 
     def _away_s(self) -> float:
         """Seconds since the service went out of reach; infinite if it was never seen in this life."""

@@ -733,22 +733,39 @@ def _refusal(response: http.client.HTTPResponse, body: bytes, who: str) -> SyndE
     return ProtocolError(f"{who} answered a download with {said}")
 
 
-@lru_cache(maxsize=64)
 def _split(url: str) -> tuple[str, str, str, int, str]:
     """(scheme, netloc without login, host, port, path with query)."""
+    if _NOT_IN_URLS.search(url):
+        raise UsageError("the download URL holds signs that no URL may hold")
+    # Taken apart once per host, not per file: thousands of presigned URLs differ in the rest only.
+    base, slash, rest = url.partition("//")
+    host_part, cut, path = rest.partition("/")
+    if slash and "?" not in host_part and "#" not in host_part:
+        scheme, netloc, host, port = _split_host(f"{base}//{host_part}")
+        return scheme, netloc, host, port, (cut + path.partition("#")[0]) or "/"
+    scheme, netloc, host, port = _split_host(url)
+    parts = urlsplit(url)
+    return (
+        scheme,
+        netloc,
+        host,
+        port,
+        (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+    )
+
+
+@lru_cache(maxsize=256)
+def _split_host(url: str) -> tuple[str, str, str, int]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise NotSupported(
             f"cannot read from {parts.scheme or 'a URL without a scheme'}: only http and https"
         )
-    if _NOT_IN_URLS.search(url):
-        raise UsageError("the download URL holds signs that no URL may hold")
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
         raise UsageError("the download URL names no valid port") from error
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return parts.scheme, parts.netloc.rpartition("@")[2], parts.hostname, port, target
+    return parts.scheme, parts.netloc.rpartition("@")[2], parts.hostname, port
 
 
 def _proxy(scheme: str, host: str, port: int) -> str:

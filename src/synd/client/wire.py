@@ -10,10 +10,9 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, Final, ParamSpec, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from synd.client.remote import SortBy, ViewRow
 from synd.clock import NS, parse_time_ns
@@ -81,6 +80,9 @@ _STORES: Final[Mapping[str, Store]] = {
 
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d):(\d\d):(\d\d)\.(\d{3})Z")
+_EXPIRY: Final = re.compile(
+    r"[?&](X-(?:Amz|Goog)-(?:Date|Expires)|Expires)=([^&#]*)", re.IGNORECASE
+)
 _AMZ_DATE = "%Y%m%dT%H%M%SZ"
 
 VIEW_COLUMNS: Final = (
@@ -422,21 +424,23 @@ def file_batch(refs: Sequence[FileRef], answer: Json) -> list[Presigned]:
 
 def url_expiry_ns(url: str) -> int:
     """UTC ns at which a presigned URL ends, by its own parameters; 0 when it tells none."""
-    query = urlsplit(url).query
-    if "xpires" not in query:
-        return 0
-    found = {key.lower(): values[-1] for key, values in parse_qs(query).items()}
+    # No general parser: this is done for every small file.
+    found = {name.lower(): value for name, value in _EXPIRY.findall(url)}
     for vendor in ("x-amz", "x-goog"):
         start, life = found.get(f"{vendor}-date"), found.get(f"{vendor}-expires")
         if start and life:
             try:
-                began = datetime.strptime(f"{start}+0000", f"{_AMZ_DATE}%z")
-                end = began + timedelta(seconds=int(life))
+                return (_amz_second(start) + int(life)) * NS
             except (ValueError, OverflowError):
                 return 0
-            return int(end.timestamp()) * NS
     absolute = found.get("expires", "")
     return int(absolute) * NS if absolute.isdecimal() and len(absolute) <= 10 else 0
+
+
+@lru_cache(maxsize=256)
+def _amz_second(start: str) -> int:
+    """Seconds since 1970 of 20260131T080000Z. Raises ValueError."""
+    return int(datetime.strptime(f"{start}+0000", f"{_AMZ_DATE}%z").timestamp())
 
 
 @_shaped

@@ -188,7 +188,7 @@ def _extremes(shown: Shown) -> None:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mounted(ground: Path, shown: Shown) -> Iterator[World]:
     """The shared projects on a mount, over the kernel's own protocol."""
     one = World(ground / "kernel", shown.remote)
@@ -200,7 +200,7 @@ def mounted(ground: Path, shown: Shown) -> Iterator[World]:
         one.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def portable(ground: Path, shown: Shown) -> Iterator[World]:
     """The same over libfuse."""
     one = World(ground / "libfuse", shown.remote, transport="libfuse")

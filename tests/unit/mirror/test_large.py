@@ -165,23 +165,34 @@ class TestReading:
 
 class TestBadStorage:
     @pytest.mark.announces("content.mismatch")
-    def test_mismatch_once_is_fetched_again_and_nobody_notices(self, build, remote, file, storage):
-        """The reader is held until the digest is known, and gets the right bytes at the end."""
+    def test_mismatch_once_fails_who_read_of_it_and_the_next_open_is_right(
+        self, build, remote, file, storage
+    ):
+        """No mixture of wrong bytes and right ones: the last read tells, and all is fetched anew."""
         wrong = _Swap(remote, file, DATA[:-1] + b"?")
         parts = build()
         parts.streams.on_mismatch = lambda _: wrong.heal()
         reader = parts.streams.reader(file)
-        last = reader.read(1, SIZE - 1000, 4096)
-        assert isinstance(last, Future)
-        read(parts, reader, 0, SIZE - 16384)
-
-        assert (
-            DATA[-1000:] == bytes_of(got(last)) == bytes_of(got(reader.read(1, SIZE - 1000, 4096)))
-        )
-        assert DATA == read(parts, reader, 0, SIZE)
+        with pytest.raises(IntegrityError, match="wrong bytes"):
+            read(parts, reader, 0, SIZE)
+        with pytest.raises(IntegrityError):
+            got(reader.read(1, 0, 100))
+        assert DATA == read(parts, parts.streams.reader(file), 0, SIZE, handle=2)
         eventually(lambda: parts.cache.has(file.key, SIZE))
         assert parts.streams.corrupt(file.key) is None
-        reader.close_handle(1)
+        for handle in (1, 2):
+            reader.close_handle(handle)
+        idle(parts)
+
+    @pytest.mark.announces("content.mismatch")
+    def test_mismatch_once_under_a_prefetch_is_healed_unseen(self, build, remote, file, storage):
+        """Nobody has read of it, so nobody need hear of it."""
+        wrong = _Swap(remote, file, DATA[:-1] + b"?")
+        parts = build()
+        parts.streams.on_mismatch = lambda _: wrong.heal()
+        parts.streams.whole(file).result(20)
+
+        assert parts.cache.objects.verify(file.key)
         idle(parts)
 
     @pytest.mark.announces("content.mismatch", "content.corrupt")
@@ -190,11 +201,14 @@ class TestBadStorage:
         _Swap(remote, file, DATA[:-1] + b"?")
         parts = build()
         reader = parts.streams.reader(file)
-        with pytest.raises(IntegrityError, match="not those the service promises"):
-            read(parts, reader, 0, SIZE)
-        with pytest.raises(IntegrityError):
-            reader.read(1, 0, 10)
-        reader.close_handle(1)
+        for handle in (1, 2):
+            with pytest.raises(IntegrityError):
+                read(parts, parts.streams.reader(file), 0, SIZE, handle=handle)
+        for handle in (2, 3):
+            with pytest.raises(IntegrityError, match="not those the service promises"):
+                reader.read(handle, 0, 10)
+        for handle in (1, 2, 3):
+            reader.close_handle(handle)
         idle(parts)
 
         assert [file] == parts.mismatched

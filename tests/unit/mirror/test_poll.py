@@ -10,7 +10,7 @@ import pytest
 from synd.clock import NS
 from synd.errors import NotFound, Offline, ProtocolError
 from synd.ids import EntityId, Version
-from synd.mirror.poll import ACTIVE_S, IDLE_FOR_S, due, interval_s, same
+from synd.mirror.poll import ACTIVE_S, IDLE_FOR_S, LOOK_ROWS_PER_S, due, interval_s, same
 from synd.model import Access, Header, Kind
 from synd.store.entities import Row
 from synd.store.folders import FolderRow
@@ -169,6 +169,22 @@ class TestPoller:
 
         assert max(asked) <= 2
         assert 20 <= sum(asked) <= 33
+
+    def test_visit_among_very_many_folders_comes_first(self, build, clock, remote):
+        """Very many are looked through rarely; who comes back to a stale one does not wait for that."""
+        project = remote.project("P")
+        folders = [remote.folder(project, f"d{n}") for n in range(2 * LOOK_ROWS_PER_S + 50)]
+        parts = build(clock=clock, per_minute=60)
+        for n in range(len(folders)):
+            parts.entries(f"P/d{n}")
+        clock.advance(40)
+        self.step(parts)
+        remote.file(folders[0], "new", b"x")
+        parts.tree.visit(folders[0])
+        clock.advance(1)
+        self.step(parts)
+
+        assert ["new"] == [r.name for r in parts.tree.entities.children(folders[0])]
 
     def test_idle_folders_are_asked_rarely_and_forgotten_ones_never(self, parts, clock):
         """Nobody has looked for a quarter of an hour, and for a day."""
