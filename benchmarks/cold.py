@@ -92,7 +92,7 @@ def _aria2(registry: Registry, entity: str, size: int, folder: Path) -> float:
     url = registry.file_url(entity)
     for name in ("aria", "aria.aria2"):
         (folder / name).unlink(missing_ok=True)
-    command = [
+    command: list[str | Path] = [
         "aria2c", "-q", f"-x{PARALLEL}", f"-s{PARALLEL}", "-k1M", "--file-allocation=none",
         "--no-conf", "--allow-overwrite=true", "-d", folder, "-o", "aria", url,
     ]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 
 from benchmarks.harness import (
@@ -144,4 +143,4 @@ def _fio(path: Path, jobs: int, size: int, quick: bool) -> float:
         ]
     )  # fmt: skip
     told = json.loads(out[out.index("{") :])
-    return float(statistics.fsum(job["read"]["iops"] for job in told["jobs"]))
+    return float(sum(job["read"]["iops"] for job in told["jobs"]))

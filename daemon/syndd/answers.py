@@ -573,13 +573,14 @@ class Answers:
     def metrics(self) -> Mapping[str, float]:
         status = self._client.status
         downloads = self._client.downloader.counts()
+        small = self._streams.getter
         found: dict[str, float] = {
             "online": float(status.online),
             "requests_total": status.requests_total,
             "throttled_total": status.throttled_total,
             "requests_failed_total": status.failed_total,
-            "downloads_total": downloads.requests,
-            "downloaded_bytes_total": downloads.received_bytes,
+            "downloads_total": downloads.requests + small.requests,
+            "downloaded_bytes_total": downloads.received_bytes + small.received_bytes,
             "contents_completed_total": self._streams.completed_total,
             "transfers": len(self._streams.progress()) + self._streams.small_under_way(),
             "waits": len(self._waits.all()),

@@ -825,6 +825,9 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
         self._open: set[socket.socket] = set()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client may go at any time."""
+
     def process_request(self, request: object, client_address: object) -> None:
         if isinstance(request, socket.socket):
             self._open.add(request)

@@ -324,18 +324,17 @@ class SynapseFs:
             what = unpack(node)
             if what.kind is NodeKind.FILE_VERSIONS:
                 return _chain(self._versions(what.entity), lambda _: None)
-            if what.kind is NodeKind.ENTITY:
-                row = self._entities.find(what.entity)
+            folder = what.entity
+            # What was listed is a folder; this row would cost 7 µs in each of the thousands of a `find`.
+            if what.kind is NodeKind.ENTITY and folder not in self._listed:
+                row = self._entities.find(folder)
                 if row is not None and row.kind not in _CONTAINER_KINDS:
                     raise NotDirectory(f"{row.name!r} is not a folder")
-            folder = what.entity
         self._tree.visit(folder)
         if self._is_listed(folder):
             self._walk.opened(folder, fresh=False)
             return None
-        return _chain(
-            self._tree.listed(folder), lambda _: self._walk.opened(folder, fresh=True)
-        )
+        return _chain(self._tree.listed(folder), lambda _: self._walk.opened(folder, fresh=True))
 
     def readdir(self, node: int, cookie: int, *, plus: bool) -> Answer[Iterable[DirEntry]]:
         if node == BY_ID:

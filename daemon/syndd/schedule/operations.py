@@ -15,7 +15,7 @@ from typing import Any
 
 from synd.cache.folder import Cache
 from synd.errors import Forbidden, NotFound, SyndError
-from synd.ids import EntityId, JobId, syn
+from synd.ids import ContentKey, EntityId, JobId, syn
 from synd.jobs.model import Job, JobState
 from synd.jobs.queue import Queue
 from synd.mirror.sizes import Sizes
@@ -120,7 +120,7 @@ class Operations:
     # Prefetch.
 
     async def _prefetch(self, job: Job) -> dict[str, object]:
-        entities = [EntityId(int(str(e))) for e in job.arguments["entities"]]  # type: ignore[attr-defined]
+        entities = _entities(job)
         report = _Report(self, job)
         fetched = there = 0
         failures: list[dict[str, object]] = []
@@ -204,23 +204,42 @@ class Operations:
     async def _verify(self, job: Job) -> dict[str, object]:
         stop = threading.Event()
         report = _Report(self, job)
+        only = self._keys_below(job)
+        checked = 0
 
         def progress(done: int, total: int) -> None:
+            nonlocal checked
+            checked += 1
             report.done, report.total = done, total
 
         async with report.written():
             try:
-                found = await asyncio.to_thread(self._cache.verify_all, progress, stop.is_set)
+                found = await asyncio.to_thread(
+                    self._cache.verify_all, progress, stop.is_set, only=only
+                )
             finally:
                 stop.set()
         bad = [str(key) for key in found]
         self._streams.forgive_all()
         return {
-            "checked": self._cache.usage().objects + len(bad),
+            "checked": checked,
             "bad": len(bad),
             "repaired": len(bad),
             "contents": bad,
         }
+
+    def _keys_below(self, job: Job) -> frozenset[ContentKey] | None:
+        """The contents at and below the job's entities; None when it names none."""
+        entities = _entities(job)
+        if not entities:
+            return None
+        rows = (r for e in entities for r in self._tree.entities.descendants(e))
+        return frozenset(r.key for r in rows if r.key is not None)
+
+
+def _entities(job: Job) -> list[EntityId]:
+    found = job.arguments["entities"]
+    return [EntityId(int(str(e))) for e in found]  # type: ignore[attr-defined]
 
 
 class _Report:

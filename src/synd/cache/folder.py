@@ -23,14 +23,14 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from synd.cache.disk import boot_id, sync_filesystem
+from synd.cache.disk import boot_id, on_disk, sync_filesystem
 from synd.cache.evict import UNLIMITED, Limits, Room, Row, victims
 from synd.cache.hashing import NICE, Hasher, lower_priority
 from synd.cache.objects import ObjectStore, digest_of_key
@@ -475,11 +475,20 @@ class Cache:
         self,
         progress: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        *,
+        only: Collection[ContentKey] | None = None,
     ) -> list[ContentKey]:
-        """Hashes every object; removes and returns the wrong ones. `progress`: (bytes, of all)."""
+        """Hashes every object (of those named by `only`); removes and returns the wrong ones.
+
+        `progress`: (bytes, of all).
+        """
         wrong: list[ContentKey] = []
         done, total = 0, self.objects.total_bytes
+        if only is not None:
+            total = sum(on_disk(self.objects.size(key) or 0) for key in only)
         for one in self.objects.entries():
+            if only is not None and one.key not in only:
+                continue
             if stop is not None and stop():
                 break
             if not self.objects.verify(one.key, stop=stop) and self.objects.discard(one.key):

@@ -130,13 +130,20 @@ class SmallFetch:
     async def _fetched(self) -> bytes:
         streams, file = self._streams, self.file
         size = file.size or 0
+        # Whoever asked may have looked a moment before an earlier fetch was stored.
+        fd = streams.objects.open(file.key, size)
         adopt = streams.adopt
-        if adopt is not None and adopt.likely(file) and await asyncio.to_thread(adopt.take, file):
+        if (
+            fd is None
+            and adopt is not None
+            and adopt.likely(file)
+            and await asyncio.to_thread(adopt.take, file)
+        ):
             fd = streams.objects.open(file.key, size)
-            if fd is not None:
-                with open(fd, "rb") as adopted:  # noqa: ASYNC230 - a mebibyte at most
-                    self._adopted = True
-                    return adopted.read()
+        if fd is not None:
+            with open(fd, "rb") as stored:  # noqa: ASYNC230 - a mebibyte at most
+                self._adopted = True
+                return stored.read()
         for attempt in (1, 2):
             data = await self._get(size)
             try:

@@ -8,6 +8,7 @@ Leaves sizes in bulk to `sizes`, polling to `poll`, bytes to `streams`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from synd.client.remote import Remote
 from synd.clock import SYSTEM, Clock, Deadline
-from synd.errors import Forbidden, NotFound
+from synd.errors import Forbidden, NotFound, SyndError
 from synd.ids import EntityId, syn
 from synd.mirror.flights import Flights
 from synd.mirror.waits import Waits
@@ -411,6 +412,11 @@ class Tree:
 
     async def place(self, entity: EntityId) -> Row:
         """An entity by id, with the way from its project down to it known. Raises NotFound."""
+        if not self.folders.is_listed(TOP):
+            # Whether its project is at the top decides where it is; a place must not change later.
+            top = self.flights.task(("list", TOP), lambda: self._list_once(TOP))
+            with contextlib.suppress(SyndError):
+                await asyncio.shield(top)
         row = await self.resolve(entity)
         if self.entities.path_of(entity) is not None:
             return row

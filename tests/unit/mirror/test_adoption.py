@@ -76,6 +76,7 @@ def test_object_that_a_power_loss_made_doubtful_is_hashed_not_fetched(build, rem
     data = noise(2 << 20)
     file = publish(remote, data)
     parts = build()
+    eventually(lambda: not parts.cache._background.is_alive())
     suspect = parts.cache.root / "suspect"
     suspect.mkdir(exist_ok=True)
     (suspect / file.key).write_bytes(data)

@@ -376,7 +376,7 @@ class TestLife:
 
         def work(seed: int) -> None:
             chosen = random.Random(seed)
-            for _ in range(150):
+            for _ in range(50):
                 handle = next(handles)
                 reader = parts.streams.reader(file)
                 offset = chosen.randrange(0, SIZE - 5000)

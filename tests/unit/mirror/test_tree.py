@@ -249,12 +249,19 @@ class TestPlace:
         row = parts.run(parts.tree.place(ids["P/d/e/a"]))
 
         assert "a" == row.name
-        assert [b"@id", b"syn%d" % ids["P"], b"d", b"e", b"a"] == parts.tree.entities.path_of(
-            row.id
-        )
+        assert [b"P", b"d", b"e", b"a"] == parts.tree.entities.path_of(row.id)
         asked = sum(remote.calls.values())
         parts.run(parts.tree.place(ids["P/d/e/a"]))
         assert asked == sum(remote.calls.values())
+
+    def test_place_while_the_top_cannot_be_listed_is_found_all_the_same(self, build, remote):
+        """The project is then reached by its id."""
+        ids = remote.tree(None, {"P": {"a": b"1"}})
+        remote.fail(Offline("no"), call="children")
+        parts = build()
+        parts.run(parts.tree.place(ids["P/a"]))
+
+        assert [b"@id", b"syn%d" % ids["P"], b"a"] == parts.tree.entities.path_of(ids["P/a"])
 
     def test_place_of_nothing_is_not_found(self, build, remote):
         """As the service says."""
