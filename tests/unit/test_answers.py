@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_type_hints
+from typing import NotRequired, get_origin, get_type_hints
 
 import pytest
 
@@ -86,9 +86,10 @@ def desk(tmp_path: Path, remote: FakeRemote, ids: dict[str, EntityId]) -> Iterat
 
 def fits(found: object, shape: type) -> None:
     """All that the contract promises is there, and nothing else."""
+    hints = get_type_hints(shape, include_extras=True)
     assert isinstance(found, dict)
-    assert set(get_type_hints(shape)) >= set(found)
-    assert shape.__required_keys__ <= set(found)
+    assert set(hints) >= set(found)
+    assert {k for k, v in hints.items() if get_origin(v) is not NotRequired} <= set(found)
 
 
 class TestStatus:

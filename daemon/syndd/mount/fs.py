@@ -79,6 +79,8 @@ do, and from then on the page cache has them."""
 ECHO_S = 0.5
 """A read that failed fails again, once, without another try if it comes back so soon."""
 
+EXPECTED_MOST = 1024
+
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
 
 
@@ -127,6 +129,8 @@ class SynapseFs:
         # Held for a dictionary access only; a leaf.
         self._lock = threading.Lock()
         self._open: dict[int, _OpenFile] = {}
+        self._expected: dict[int, FileVersion] = {}
+        """What small nodes name that were opened and will be read next: spares a look at the store."""
         self._listed: set[int] = set()
         self._own_listed: set[int] = set()
         """Folders with ``@`` that were listed: the kernel keeps their listings as well."""
@@ -419,7 +423,9 @@ class SynapseFs:
         if what.kind is NodeKind.INFO_FILE:
             return Opened(keep_cache=False, direct_io=True)
         if what.kind is NodeKind.VERSION:
-            return _chain(self._file_of(node), lambda f: self._open_file(f, None), _close_backing)
+            return _chain(
+                self._file_of(node), lambda f: self._open_file(node, f, None), _close_backing
+            )
         if what.kind is not NodeKind.ENTITY:
             raise IsDirectory("this is a folder")
         row = self._entities.find(what.entity)
@@ -430,12 +436,12 @@ class SynapseFs:
         if not row.current:
             return _chain(
                 self._tree.detailed(row.id),
-                lambda r: self._open_row(r, what.version),
+                lambda r: self._open_row(node, r, what.version),
                 _close_backing,
             )
-        return self._open_row(row, what.version)
+        return self._open_row(node, row, what.version)
 
-    def _open_row(self, row: Row, version: int) -> Opened:
+    def _open_row(self, node: int, row: Row, version: int) -> Opened:
         if row.version != version:
             raise Stale(f"{syn(row.id)} has moved on")
         if row.kind not in _BYTES_KINDS:
@@ -458,22 +464,32 @@ class SynapseFs:
                 hint=f"ask for access at {self._portal}Synapse:{syn(row.id)}",
                 entity=syn(row.id),
             )
-        return self._open_file(row.file(), row.parent)
+        return self._open_file(node, row.file(), row.parent)
 
-    def _open_file(self, file: FileVersion, folder: EntityId | None) -> Opened:
+    def _open_file(self, node: int, file: FileVersion, folder: EntityId | None) -> Opened:
         size = file.size
         if not size:
             return Opened()
-        why = self._streams.corrupt(file.key)
+        key = file.key
+        if size <= SMALL:
+            if len(self._expected) >= EXPECTED_MOST:
+                self._expected.clear()
+            self._expected[node] = file
+            if self._streams.find_small(key) is not None:
+                # On its way, or in memory: no need to ask the disk.
+                if folder is not None:
+                    self._siblings.opened(folder, file.entity)
+                return Opened()
+        why = self._streams.corrupt(key)
         if why is not None:
             raise IntegrityError(why, entity=syn(file.entity))
         if size < PASSTHROUGH_FROM:
-            backing, here = None, self._cache.has(file.key, size)
+            backing, here = None, self._cache.has(key, size)
         else:
-            backing = self._cache.open(file.key, size)
+            backing = self._cache.open(key, size)
             here = backing is not None
         if here:
-            self._cache.used(file.key)
+            self._cache.used(key)
             if folder is not None and size <= SMALL:
                 self._siblings.opened(folder, file.entity)
             return Opened(backing=backing)
@@ -525,6 +541,9 @@ class SynapseFs:
 
     def _content_of(self, node: int) -> Answer[FileVersion | bytes]:
         """The bytes themselves for what synd makes, else which content of which entity."""
+        expected = self._expected.pop(node, None)
+        if expected is not None:
+            return expected
         what = unpack(node)
         if what.kind is NodeKind.INFO_FILE:
             return self._info.content(self._entities.get(what.entity))  # type: ignore[return-value]
@@ -581,6 +600,9 @@ class SynapseFs:
 
     def _begin(self, opened: _OpenFile, file: FileVersion, size: int) -> None:
         """From memory, from the object, or as it arrives."""
+        if size <= SMALL and (small := self._streams.find_small(file.key)) is not None:
+            opened.reader = small
+            return
         fd = self._cache.open(file.key, size)
         if fd is None:
             opened.reader = self._streams.reader(file)

@@ -88,6 +88,18 @@ class SmallFetch:
     def close_handle(self, handle: int) -> None:
         """Nothing is kept per handle."""
 
+    def abandon(self) -> None:
+        """The daemon stops, and the lane has not begun this or has let go of it: nobody waits on."""
+        error = Interrupted("the daemon is stopping")
+        with self._lock:
+            if self._over:
+                return
+            self._error, self._over = error, True
+            waiting, self._waiting = self._waiting, []
+        for future, offset, size in waiting:
+            self._answer(future, offset, size)
+        self._kept(error)
+
     # On the lane.
 
     async def _run(self) -> None:

@@ -142,6 +142,10 @@ class Streams:
         small = self._small.get(key)
         return (small is not None and not small.arrived) or key in self._large
 
+    def find_small(self, key: ContentKey) -> SmallFetch | None:
+        """The fetch of a small file that is on its way or not stored yet."""
+        return self._small.get(key)
+
     def in_memory(self, key: ContentKey) -> bool:
         """Whether it has arrived and is verified, but is not an object yet."""
         small = self._small.get(key)
@@ -269,4 +273,8 @@ class Streams:
         for stream in large:
             stream.abandon()
         self.lane.close(self.getter.aclose)
+        with self.lock:
+            small = list(self._small.values())
+        for fetch in small:
+            fetch.abandon()
         self.keeper.close(KEEP_S)

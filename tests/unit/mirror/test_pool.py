@@ -170,7 +170,7 @@ class TestLane:
             now += 1
             most = max(most, now)
             for _ in range(5):
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
             now -= 1
             done += 1
 
