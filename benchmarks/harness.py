@@ -196,8 +196,8 @@ def machine() -> dict[str, str]:
         done = subprocess.run(
             [program, flag], capture_output=True, text=True, timeout=20, check=False
         )
-        words = (done.stdout or "?").splitlines()[0].split()
-        found[program] = next((w for w in words if any(c.isdigit() for c in w)), "?")
+        words = (done.stdout or "?").splitlines()[0].replace("fio-", "").split()
+        found[program] = next((w for w in words if w.strip("v")[:1].isdigit()), words[-1])
     return found
 
 

@@ -84,7 +84,8 @@ def tree(world: World) -> list[Row]:
 
     Cold: the kernel has forgotten names and attributes (`echo 2 > /proc/sys/vm/drop_caches`), or folder
     contents too (3); the requests that then reach the daemon stand below the figure. Warm: the walk is
-    repeated at once; the peer is the same tree in the native file system, likewise warm.
+    repeated at once; the peer is the same tree in the native file system, likewise warm. To know the tree
+    soon, the daemon may make a view and ask the registry without a limit per minute, eight at a time.
     """
     files = 10_000 if world.quick else 100_000
     source = world.folder("tree")

@@ -19,8 +19,8 @@ from benchmarks.harness import MIB, Registry, Row, Spread, World, random_file, s
 
 READS = 1000
 SPOT = 64 << 10
-MOST = 1.2
-"""How much longer than the bare requests a first read may take: one more round trip would be 1.3."""
+BOUND_MS = 3 * LATENCY_MS
+"""Two round trips and the presigned URL's, and not a moment for the processor."""
 FILES = 12
 KINDS = {"known": "size known", "new": "size not known"}
 WHICH = {"first": "first byte", "last": "last 64 KiB"}
@@ -72,7 +72,8 @@ def spots(world: World) -> list[Row]:
 def first_byte(world: World) -> list[Row]:
     """stat + open + first read of a cold file, at 20 ms per request; each file read once.
 
-    No more than two round trips and the presigned URL's: a fourth one would be seen in the ratio. Sizes known: the folder was listed with sizes before. Not known: its names were
+    The target is the latency of two round trips and the presigned URL's, with nothing for the work itself:
+    where all three are needed not even the bare requests meet it, and the ratio tells what synd adds. Sizes known: the folder was listed with sizes before. Not known: its names were
     just listed, and stat has to wait for the size. The peer is a program that knows what to ask for and
     does nothing else: the same requests (bundle when the size is not known, presigned URL, range) on
     connections that stand already.
@@ -113,16 +114,16 @@ def first_byte(world: World) -> list[Row]:
                     )
                     for name in (f"{kind}-{which}-{i}" for i in range(files))
                 ]
-                ratio = Spread.of([s / p for s, p in pairs])
+                took_s = statistics.median(s for s, _ in pairs)
                 rows.append(
                     Row(
                         f"cold file, {text}, {shown}",
-                        seconds(statistics.median(s for s, _ in pairs)),
+                        seconds(took_s),
                         f"the bare requests {seconds(statistics.median(p for _, p in pairs))}",
-                        ratio.text(),
-                        f"≤ {MOST:g}",
-                        ratio.median <= MOST,
-                        f"round trips alone: {trips * LATENCY_MS} ms",
+                        Spread.of([s / p for s, p in pairs]).text(),
+                        f"≤ {BOUND_MS} ms",
+                        took_s <= BOUND_MS / 1000,
+                        f"{trips} requests one after the other: {trips * LATENCY_MS} ms of latency",
                     )
                 )
     return rows

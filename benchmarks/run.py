@@ -42,13 +42,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well")
     parser.add_argument("--dir", metavar="DIR", type=Path, help="make the temporary folder there")
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument(
+        "--merge", metavar="FILE", type=Path, action="append", default=[],
+        help="take what is not measured now from an earlier --json FILE; may be repeated",
+    )  # fmt: skip
     asked = parser.parse_args(argv)
     unknown = [n for n in asked.names if n not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     # So that a TERM, too, ends what runs and unmounts what is mounted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    report = measure(asked.names or list(BENCHMARKS), quick=asked.quick, base=asked.dir)
+    earlier: dict[str, Any] = {}
+    for path in asked.merge:
+        earlier |= json.loads(path.read_text())["benchmarks"]
+    names = asked.names or [n for n in BENCHMARKS if n not in earlier]
+    report = measure(names, quick=asked.quick, base=asked.dir)
+    found = earlier | report["benchmarks"]
+    report["benchmarks"] = {n: found[n] for n in BENCHMARKS if n in found}
     if asked.json is not None:
         asked.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if asked.write_docs:
@@ -78,6 +88,7 @@ def measure(names: list[str], *, quick: bool, base: Path | None) -> dict[str, An
                 found["error"] = f"{type(error).__name__}: {error}"
                 traceback.print_exc()
             found |= {
+                "date": datetime.now(UTC).isoformat(timespec="minutes"),
                 "rows": [row.describe() for row in rows],
                 "load": [round(load_before, 2), round(load(), 2)],
                 "took_s": round(time.monotonic() - began, 1),
@@ -121,7 +132,7 @@ def page(report: dict[str, Any]) -> str:
         "turns in one run on one machine, and a ratio is taken within one turn. In brackets: the least and",
         "the most that was seen, which is the noise.",
         "",
-        f"Measured {report['date']}{' (quick run)' if report['quick'] else ''}: {facts}.",
+        f"Written {report['date'][:10]}{' (quick run)' if report['quick'] else ''}: {facts}.",
         "The service is the local registry on the same machine, which shares its processors with the",
         "daemon and the readers; the load average at each measurement's begin and end stands with it.",
         "",
@@ -142,7 +153,8 @@ def page(report: dict[str, Any]) -> str:
             ]
             notes = [f"- {r['measure']}: {r['note']}" for r in found["rows"] if r["note"]]
             lines += [*notes, ""] if notes else []
-        lines += [f"Load {found['load'][0]} → {found['load'][1]}; took {found['took_s']} s.", ""]
+        when = f"{found['date']}, load {found['load'][0]} → {found['load'][1]}"
+        lines += [f"{when}, took {found['took_s']} s.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

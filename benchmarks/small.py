@@ -118,7 +118,8 @@ def small(world: World) -> list[Row]:
 
     rclone is given whichever remote it does best with: `http` (index pages, a HEAD per file for its size)
     or `webdav` (sizes in the listing), both from one threaded server that keeps connections and has the
-    same latency and no other limit. synd has its default settings but a view allowed, that is at most 3
+    same latency and no other limit. (rclone's `webdav` sends at most 100 requests a second of its own
+    accord.) synd has its default settings but a view allowed, that is at most 3
     requests to the service at once and 600 a minute, which rclone's server does not ask for.
     """
     need("rclone")

@@ -45,6 +45,7 @@ def begun(world: World, least: int) -> None:
 
 
 class TestKilledWhileReading:
+    @pytest.mark.slow
     def test_md5sum_when_the_daemon_is_killed_again_and_again_is_right(
         self, slow: Remote, big: tuple[str, str], make: MakeWorld
     ) -> None:

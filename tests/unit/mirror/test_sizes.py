@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from synd.client.remote import PRIORITY, Priority
@@ -68,19 +70,36 @@ class TestBundles:
         """A transaction per file would cost more than the answers."""
         parts = build()
         parts.entries("P/d")
-        batches: list[int] = []
-        real = parts.tree.record_all
-
-        async def record_all(found):
-            batches.append(len(found))
-            return await real(found)
-
-        parts.tree.record_all = record_all
+        statements: list[str] = []
+        parts.store._writer.set_trace_callback(statements.append)
         parts.sizes.prefetch(folder)
+        eventually(lambda: all(r.current for r in rows(parts, folder)))
         settled(parts)
 
-        assert 40 == sum(batches)
-        assert len(batches) < 40
+        assert 0 < sum(s.startswith("BEGIN") for s in statements) < 40
+
+    def test_file_asked_for_while_a_folder_is_being_ended_is_asked_for(self, build, remote, folder):
+        """Its workers have gone, its last sizes are being recorded: the next round takes it."""
+        parts = build(size_wait_s=20.0)
+        parts.entries("P/d")
+        one, other = rows(parts, folder)[:2]
+        parts.run(parts.tree.detail(one.id))
+        for row in rows(parts, folder)[2:]:
+            parts.run(parts.tree.detail(row.id))
+        go = threading.Event()
+        waiting = parts.sizes.want(other)
+        parts.loop.call_soon_threadsafe(
+            lambda: parts.loop.create_task(parts.tree.in_writer(lambda: go.wait(20)))
+        )
+        eventually(lambda: waiting.done() or parts.call(lambda: parts.sizes._recording is not None))
+        with parts.store.write() as tx:
+            tx.execute("UPDATE entity SET detail_ns = -1, size = NULL WHERE id = ?", (one.id,))
+        late = parts.sizes.want(parts.tree.entities.get(one.id))
+        parts.call(lambda: None)
+        go.set()
+
+        assert 2 == got(waiting).size
+        assert 1 == got(late, 5).size
 
     def test_file_asked_for_while_the_last_ones_land_is_not_lost(self, build, remote, folder):
         """Whenever a stat comes, somebody works on it: here at every moment of a round."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import Future
 
@@ -81,12 +82,17 @@ def test_expire_while_others_settle_never_breaks():
 
     standing = [waits.start("r", "s", 60) for _ in range(2000)]
     threads = [threading.Thread(target=churn) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for _ in range(300):
-        waits.expire()
-        waits.all()
-    stop.set()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(100):
+            waits.expire()
+            waits.all()
+    finally:
+        sys.setswitchinterval(before)
+        stop.set()
     for thread in threads:
         thread.join(20)
 

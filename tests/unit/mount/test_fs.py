@@ -185,7 +185,7 @@ class TestReading:
             ("P/dir/empty", b""),
         ],
     )
-    @pytest.mark.req("S2-43", "S3-06")
+    @pytest.mark.req("S2-43")
     def test_read_gives_the_bytes_and_leaves_them_in_the_cache(self, parts, storage, path, data):
         """Fetched once; from then on no request."""
         assert data == parts.read(path)

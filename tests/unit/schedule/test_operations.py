@@ -11,7 +11,9 @@ import pytest
 
 from synd.errors import Busy, NotFound, Offline
 from synd.jobs.model import Job, JobState
+from synd.jobs.queue import Queue
 from synd.model import Access
+from syndd.schedule.operations import Operations
 from tests.support.mounts import eventually
 from tests.support.parts import Parts, md5_of
 
@@ -49,6 +51,16 @@ def ended(parts: Parts, job: Job, timeout_s: float = 20) -> Job:
         lambda: found if (found := parts.queue.get(job.id)).state in done else None,
         timeout_s=timeout_s,
     )
+
+
+class CancellingQueue(Queue):
+    """Where the user is quicker than the runner."""
+
+    def claim(self) -> Job | None:
+        found = super().claim()
+        if found is not None:
+            self.finish(found.id, S.CANCELLED)
+        return found
 
 
 class TestPrefetch:
@@ -144,15 +156,12 @@ class TestPrefetch:
     def test_job_cancelled_while_it_is_claimed_is_not_run(self, parts, ids, storage):
         """Between the row and the task."""
         job = add(parts, "prefetch", ids["Q"])
-        real = parts.queue.claim
-
-        def claim():
-            found = real()
-            if found is not None:
-                parts.queue.finish(found.id, S.CANCELLED)
-            return found
-
-        parts.operations._queue.claim = claim
+        parts.operations = parts.call(
+            lambda: Operations(
+                CancellingQueue(parts.store), parts.tree, parts.sizes, parts.streams, parts.cache,
+                on_job=parts.events.of_job, on_fetched=parts.fetched.append,
+            )
+        )  # fmt: skip
         with running(parts):
             eventually(lambda: parts.queue.get(job.id).state is S.CANCELLED)
             parts.run(asyncio.sleep(0))
