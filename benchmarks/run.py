@@ -134,9 +134,19 @@ def page(report: dict[str, Any]) -> str:
         "",
         f"Written {report['date'][:10]}{' (quick run)' if report['quick'] else ''}: {facts}.",
         "The service is the local registry on the same machine, which shares its processors with the",
-        "daemon and the readers; the load average at each measurement's begin and end stands with it.",
+        "daemon and the readers; the load average at each measurement's begin and end stands with it:",
+        "more than the number of processors at the begin means that others were at work too, which costs",
+        "whoever needs the processor more, mostly synd. Parts may have been measured at different times.",
         "",
     ]
+    missed = [
+        f"- {row['measure']}: {row['synd']}, {row['peer']}, ratio {row['ratio']}, wanted {row['target']}"
+        for found in report["benchmarks"].values()
+        for row in found["rows"]
+        if row["met"] is False
+    ]
+    if missed:
+        lines += ["Targets missed:", "", *missed, ""]
     for name, found in report["benchmarks"].items():
         function = BENCHMARKS[name]
         doc = (function.__doc__ or "").strip().splitlines()

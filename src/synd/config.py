@@ -117,7 +117,7 @@ class Config:
         default=600, metadata={"doc": "Requests to the service per minute; 0: no bound"}
     )
     transfer_connections: int = field(
-        default=24, metadata={"doc": "Connections to object storage at once"}
+        default=64, metadata={"doc": "Connections to object storage at once"}
     )
     window_max_bytes: int = field(
         default=192 << 20, metadata={"doc": "Furthest read-ahead of one sequential reader"}

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from synd.errors import Exists, NotFound, Stale, SyndError
+from synd.errors import Exists, NotFound, SyndError
 from synd.ids import EntityId
 from synd.testing import FakeRemote, FakeStorage
 from syndd.mount.nodes import folder_node, unpack
@@ -275,6 +275,8 @@ class TreeMachine(RuleBasedStateMachine):
         try:
             attr = self.parts.node(b"/".join(path).decode())
             what = unpack(attr.node)
+            if what.entity in self.folders:
+                return  # The name has passed to a folder.
             content = self.contents[what.entity, what.version]
             if attr.attr_ttl_s:
                 assert len(content) == attr.size
@@ -299,9 +301,11 @@ class TreeMachine(RuleBasedStateMachine):
             node = self.parts.node(b"/".join(path).decode()).node
             with self.parts.opened(node, -handle):
                 pass
-        except (SyndError, Stale):
+        except SyndError:
             return
         what = unpack(node)
+        if what.entity in self.folders:
+            return
         self.handles[handle] = (node, self.contents[what.entity, what.version])
 
     @precondition(lambda self: self.handles)

@@ -103,9 +103,7 @@ class Invalidator:
             with self._wake:
                 self._busy = False
                 self._wake.notify_all()
-                self._wake.wait_for(
-                    lambda: self._waiting or self._distrust_all or self._closed
-                )
+                self._wake.wait_for(lambda: self._waiting or self._distrust_all or self._closed)
                 if self._closed:
                     return
                 batch, self._waiting = self._waiting, {}

@@ -1,4 +1,4 @@
-"""Storing small files after they were answered, on a thread that yields to everybody.
+"""Storing small files after they were answered, on a thread that waits while others are busy.
 
 Making a file costs a file system up to half a millisecond, more than all else about a small file. Nobody
 needs to wait for it: the bytes are verified and in memory, and a cache may lose what it has not stored yet.
@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from synd.cache.hashing import NICE, lower_priority
 from synd.cache.objects import ObjectStore
 from synd.errors import SyndError
 from synd.ids import ContentKey
@@ -42,6 +41,7 @@ class Keeper:
         self._bytes = 0
         self._busy = False
         self._closed = False
+        self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def keep(self, key: ContentKey, data: bytes, kept: Kept) -> None:
@@ -51,28 +51,35 @@ class Keeper:
         """
         with self._changed:
             if not self._closed and self._bytes + len(data) <= MOST_BYTES:
-                if not self._queue:
+                first = not self._queue
+                if first:
                     self._since = time.monotonic()
                 self._queue.append((key, data, kept))
                 self._bytes += len(data)
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._work, name="keeper", daemon=True)
                     self._thread.start()
-                self._changed.notify()
+                if first:
+                    self._changed.notify()
                 return
         self._store(key, data, kept)
 
     def _work(self) -> None:
-        lower_priority(NICE)
+        # No lower priority than others: this thread takes the interpreter often and briefly, and must not be
+        # put aside by the scheduler while it has it. It waits for quiet instead.
         while True:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._queue or self._closed)
+            while self._others_busy() and not self._pressed():
+                # Not on the condition: every file handed in would wake it.
+                if self._closing.wait(PAUSE_S):
+                    break
+            with self._changed:
                 if not self._queue:
-                    return
-                if self._others_busy() and not self._closed and not self._pressed():
-                    self._changed.wait(PAUSE_S)
+                    if self._closed:
+                        return
                     continue
                 key, data, kept = self._queue.popleft()
                 self._busy = True
@@ -95,6 +102,7 @@ class Keeper:
 
     def close(self, timeout_s: float) -> None:
         """Stores what waits, as far as the time allows, and ends the thread."""
+        self._closing.set()
         with self._changed:
             self._changed.wait_for(lambda: not (self._queue or self._busy), timeout_s)
             self._closed = True

@@ -105,8 +105,10 @@ class SiblingPattern:
         planned = self._planned[named]
         start, end = at + 1, min(at + 1 + self.AHEAD_FILES, len(order))
         fresh = planned.count(0, start, end)
-        if fresh == 0 or (fresh < self.AHEAD_FILES // 2 and end < len(order)):
-            # Far enough ahead still: most opens of a long run end here.
+        enough = fresh < self.AHEAD_FILES // 2 and end < len(order)
+        if fresh == 0 or (enough and planned[at]):
+            # Far enough ahead still: most opens of a long run end here. One of several readers whose
+            # own file was not foreseen lies before what another had planned: it is not.
             return []
         following = [
             order[rank]
