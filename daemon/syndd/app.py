@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from synd.mirror.walk import Walk
 from synd.model import FileVersion
 from synd.store import meta
 from synd.store.connect import Store
+from synd.store.entities import Change
 from syndd.answers import Answers
 from syndd.control.services import DaemonServices
 from syndd.lifecycle import Fail
@@ -170,6 +171,7 @@ class App:
             InfoFiles(self._tree),
             portal=self._endpoints.portal,
         )
+        self._tree.on_changes(self._tell_names)
         self._poller = Poller(
             self._tree,
             freshness_s=config.freshness_s,
@@ -322,6 +324,11 @@ class App:
             self._fail(RemoteUnavailable(f"the mount ended: {why}"))
 
     # What the parts tell each other.
+
+    def _tell_names(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.gone or change.appeared:
+                self._events.of_name(change.parent, change.file_name, change.id, gone=change.gone)
 
     def _completed(self, file: FileVersion) -> None:
         self._events.of_content(file.entity, "cached")

@@ -28,7 +28,7 @@ from synd.errors import (
     ReadOnly,
     Stale,
 )
-from synd.ids import EntityId, Version, content_key, entity_version, syn
+from synd.ids import ContentKey, EntityId, Version, content_key, entity_version, syn
 from synd.mirror.siblings import Siblings
 from synd.mirror.sizes import Sizes
 from synd.mirror.streams import SMALL, Reader, Streams
@@ -87,11 +87,13 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
 class _OpenFile:
     """What the reads of one node use, from the first read to the last release."""
 
-    __slots__ = ("data", "failed", "fd", "handles", "reader")
+    __slots__ = ("data", "failed", "fd", "handles", "held", "reader")
 
     def __init__(self) -> None:
         self.handles: set[int] = set()
         self.fd: int | None = None
+        self.held: ContentKey | None = None
+        """What must not be evicted meanwhile."""
         self.reader: Reader | None = None
         self.data: bytes | None = None
         self.failed: tuple[int, int, float, BaseException] | None = None
@@ -610,7 +612,8 @@ class SynapseFs:
             with open(fd, "rb", buffering=0) as whole:
                 opened.data = whole.read()
         else:
-            opened.fd = fd
+            opened.fd, opened.held = fd, file.key
+            self._cache.hold(file.key)
 
     def release(self, node: int, handle: int) -> None:
         opened = self._open.get(node)
@@ -625,6 +628,8 @@ class SynapseFs:
             opened.reader.close_handle(handle)
         if last and opened.fd is not None:
             os.close(opened.fd)
+        if last and opened.held is not None:
+            self._cache.release(opened.held)
 
     def forget(self, node: int, lookups: int) -> None:
         """Nothing is kept per node."""

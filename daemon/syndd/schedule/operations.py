@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from synd.cache.folder import Cache
-from synd.errors import Forbidden, NotFound, SyndError
+from synd.errors import Forbidden, NotFound, StoreError, SyndError
 from synd.ids import ContentKey, EntityId, JobId, syn
 from synd.jobs.model import Job, JobState
 from synd.jobs.queue import Queue
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FILES_AT_ONCE = 32
 REPORT_S = 0.25
+CLAIM_AGAIN_S = 5.0
+"""After the store failed."""
 
 OnJob = Callable[[Job], None]
 
@@ -83,7 +85,15 @@ class Operations:
         self._queue.reclaim()
         while True:
             self._wake.clear()
-            job = await self._tree.in_writer(self._queue.claim)
+            try:
+                job = await self._tree.in_writer(self._queue.claim)
+            except StoreError as error:
+                # A full disk, say: the mount goes on, and the jobs once there is room.
+                log.error(  # noqa: TRY400 - expected: the reason is all there is to say
+                    "job.not_claimed", extra={"fields": {"why": error.message}}
+                )
+                await asyncio.sleep(CLAIM_AGAIN_S)
+                continue
             if job is None:
                 await self._wake.wait()
                 continue

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from synd.cache.objects import ObjectStore
-from synd.errors import SyndError
+from synd.errors import Busy, SyndError
 from synd.ids import ContentKey
 
 log = logging.getLogger(__name__)
@@ -106,5 +106,8 @@ class Keeper:
         with self._changed:
             self._changed.wait_for(lambda: not (self._queue or self._busy), timeout_s)
             self._closed = True
+            left = list(self._queue)
             self._queue.clear()
             self._changed.notify_all()
+        for _, _, kept in left:
+            kept(Busy("the daemon is stopping"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from synd.cache.objects import ObjectStore
 from synd.ids import EntityId
@@ -10,7 +11,7 @@ from synd.mirror.fetch import Urgency
 from synd.mirror.prefetch import SiblingPattern
 from synd.mirror.streams import SMALL, Streams
 from synd.mirror.urls import Urls
-from synd.model import FileRef, FileVersion
+from synd.model import FileRef, FileVersion, Kind
 from synd.store.entities import Entities
 
 FOLDERS = 32
@@ -18,6 +19,13 @@ FOLDERS = 32
 
 MOST_FILES = 20_000
 """Larger folders are not watched: ranking their names would cost more than it saves."""
+
+
+AGAIN_S = 2.0
+"""A folder of which not all sizes were known is learnt anew after so long."""
+
+_Known = tuple[SiblingPattern, dict[int, FileVersion], float]
+"""What is expected of a folder, its files not planned yet, and until when that holds."""
 
 
 class Siblings:
@@ -31,15 +39,15 @@ class Siblings:
         self._streams = streams
         self._urls = urls
         self._lock = threading.Lock()
-        self._folders: dict[EntityId, tuple[SiblingPattern, dict[int, FileVersion]]] = {}
+        self._folders: dict[EntityId, _Known] = {}
 
     def opened(self, folder: EntityId, entity: EntityId) -> None:
         """A small file of that folder was opened. Cost: microseconds, or a query for a new folder."""
         with self._lock:
             known = self._folders.get(folder)
-            if known is None:
+            if known is None or time.monotonic() > known[2]:
                 known = self._learn(folder)
-            pattern, files = known
+            pattern, files, _ = known
             expected = pattern.note(entity)
             wanted: list[FileVersion] = []
             room = SiblingPattern.AHEAD_BYTES
@@ -70,16 +78,20 @@ class Siblings:
         """The folder changed."""
         self._folders.pop(folder, None)
 
-    def _learn(self, folder: EntityId) -> tuple[SiblingPattern, dict[int, FileVersion]]:
+    def _learn(self, folder: EntityId) -> _Known:
+        children = self._entities.children(folder, 0, MOST_FILES)
         rows = [
             r
-            for r in self._entities.children(folder, 0, MOST_FILES)
+            for r in children
             if r.current and r.size and r.size <= SMALL and r.handle is not None and not r.url
         ]
         if len(rows) == MOST_FILES:
             rows = []
         pattern = SiblingPattern([r.id for r in rows], [r.file_name for r in rows])
-        known = (pattern, {int(r.id): r.file() for r in rows})
+        # Sizes may still be on their way; then the folder is looked at again.
+        partly = any(not r.current and r.kind == Kind.FILE for r in children)
+        until = time.monotonic() + AGAIN_S if partly else float("inf")
+        known = (pattern, {int(r.id): r.file() for r in rows}, until)
         if len(self._folders) >= FOLDERS:
             self._folders.pop(next(iter(self._folders)))
         self._folders[folder] = known
