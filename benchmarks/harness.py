@@ -32,6 +32,8 @@ from synd.control.connect import Control
 
 READY_S = 30.0
 COMMAND_S = 240.0
+LEFT = 75
+"""Exit code of `synd down` that leaves edits unsent."""
 MIB = 1 << 20
 BUFFER = bytearray(MIB)
 
@@ -110,6 +112,29 @@ def at_least(
     )
 
 
+def at_most(
+    measure: str,
+    values: Sequence[float],
+    target: float,
+    *,
+    unit: Callable[[float], str],
+    peer: str = "–",
+    ratio: str = "–",
+    note: str = "",
+) -> Row:
+    """The row of values whose median should not be above `target`; `unit` spells values and target."""
+    found = Spread.of(values)
+    text = unit(found.median)
+    if len(values) > 1:
+        text += f" ({unit(found.low)}–{unit(found.high)})"
+    return Row(measure, text, peer, ratio, f"≤ {unit(target)}", found.median <= target, note)
+
+
+def p99(values: Sequence[float]) -> float:
+    """What 99 of 100 values do not exceed."""
+    return sorted(values)[max(0, -(-len(values) * 99 // 100) - 1)]
+
+
 def rate(bytes_per_s: float) -> str:
     return (
         f"{bytes_per_s / 1e6:,.0f} MB/s" if bytes_per_s < 1e9 else f"{bytes_per_s / 1e9:.2f} GB/s"
@@ -122,6 +147,11 @@ def per_s(what: str) -> Callable[[float], str]:
 
 def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def milliseconds(value: float) -> str:
+    """For what takes a few."""
+    return f"{value * 1000:.2f} ms"
 
 
 def turns(
@@ -257,13 +287,14 @@ def run(
     *,
     env: Mapping[str, str] | None = None,
     timeout_s: float = COMMAND_S,
+    ends: Sequence[int] = (0,),
 ) -> str:
-    """A program's standard output. Raises RuntimeError with its last words."""
+    """A program's standard output. Raises RuntimeError with its last words, unless it `ends` well."""
     done = subprocess.run(
         [str(c) for c in command], capture_output=True, text=True, env=env, timeout=timeout_s,
         check=False,
     )  # fmt: skip
-    if done.returncode:
+    if done.returncode not in ends:
         raise RuntimeError(
             f"{Path(command[0]).name} ended with {done.returncode}: {done.stderr.strip()[-2000:]}"
         )
@@ -330,6 +361,20 @@ class Registry:
         )
         return str(answer["requestedFiles"][0]["preSignedURL"])
 
+    def make(self, kind: str, name: str, parent: str | None = None) -> str:
+        """The id of a new, empty Project or Folder."""
+        body = {"concreteType": f"org.sagebionetworks.repo.model.{kind}", "name": name}
+        if parent is not None:
+            body["parentId"] = parent
+        return str(self.call("POST", "/repo/v1/entity", body)["id"])
+
+    def count(self, parent: str) -> int:
+        """How many files and folders a folder holds."""
+        asked = {
+            "parentId": parent, "includeTypes": ["file", "folder"], "includeTotalChildCount": True,
+        }  # fmt: skip
+        return int(self.call("POST", "/repo/v1/entity/children", asked)["totalChildCount"])
+
     def child(self, parent: str, name: str) -> str:
         """The id of a name in a folder."""
         found = self.call("POST", "/repo/v1/entity/child", {"parentId": parent, "entityName": name})
@@ -380,6 +425,10 @@ class Mount:
     def cli(self, *args: str, timeout_s: float = COMMAND_S) -> Any:
         return _synd(self.env, *args, timeout_s=timeout_s)
 
+    def sent(self, timeout_s: float = COMMAND_S) -> None:
+        """`synd wait`: returns when the service has everything. Raises RuntimeError."""
+        self.cli("wait", "--timeout", f"{timeout_s:g}", timeout_s=timeout_s + 30)
+
     def prefetch(self, path: Path) -> None:
         """Brings all below a path into the cache; the objects are sealed when this returns."""
         self.cli("prefetch", str(path))
@@ -404,10 +453,16 @@ class Mount:
             raise RuntimeError(f"the cache keeps {reply['kept_objects']} objects: {reply}")
 
 
-def _synd(env: Mapping[str, str], *args: str, timeout_s: float = COMMAND_S) -> Any:
+def _synd(
+    env: Mapping[str, str],
+    *args: str,
+    timeout_s: float = COMMAND_S,
+    ends: Sequence[int] = (0,),
+) -> Any:
     out = run(
-        [sys.executable, "-P", "-m", "synd.cli.main", *args, "--json"], env=env, timeout_s=timeout_s
-    )
+        [sys.executable, "-P", "-m", "synd.cli.main", *args, "--json"],
+        env=env, timeout_s=timeout_s, ends=ends,
+    )  # fmt: skip
     return json.loads(out.splitlines()[-1]) if out.strip() else None
 
 
@@ -503,7 +558,8 @@ class World:
                 self.say(f"the daemon's last words:\n{Path(told['log']).read_text()[-4000:]}")
             raise
         finally:
-            _synd(env, "down", "--lazy", "--timeout", "5")
+            # Edits that are unsent on purpose go with the folder.
+            _synd(env, "down", "--lazy", "--timeout", "0", ends=(0, LEFT))
 
     def seed(self, data: Path, folder: Path, project: str) -> dict[str, Any]:
         """Imports a folder; what `synd registry seed` tells."""

@@ -47,7 +47,8 @@ def errors_page() -> str:
     lines += [
         "",
         "Exit codes that are no errors: 0 done; 75 also when `synd down` or `synd wait` leave something",
-        "unsent; 65 also when `synd cache verify` found damage; 69 also when `synd doctor` found what does",
+        "unsent; 65 also when `synd cache verify` found damage, or `synd wait` meets a change that is blocked",
+        "or held, which waiting does not send; 69 also when `synd doctor` found what does",
         "not work; 141 when the reader of our output went away.",
         "",
     ]

@@ -1,7 +1,7 @@
 """What the control API is told: status, the state of a path and why, listings, the cache, jobs.
 
-Implements `syndd.control.services`. Paths are resolved through the tree, never through the mount: the
-daemon would wait for its own answer.
+Implements `syndd.control.services`. Leaves local changes to `syndd.edits`, and what a path stands for to
+`syndd.places`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from synd.client import credentials
 from synd.client.service import SynapseClient
 from synd.clock import Deadline, format_time
 from synd.config import Config
-from synd.control import contract
-from synd.errors import Forbidden, NotFound, SyndError, UsageError
-from synd.ids import ContentKey, Version, entity_version, syn
+from synd.control import changes, contract
+from synd.errors import Forbidden, NotFound, ReadOnly, SyndError, UsageError
+from synd.ids import syn
 from synd.jobs.model import ACTIVE, Job
 from synd.jobs.queue import Queue
 from synd.mirror.poll import Poller
@@ -28,19 +28,24 @@ from synd.mirror.sizes import Sizes
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
 from synd.mirror.waits import Waits
-from synd.model import FileVersion, Kind
-from synd.paths import RESERVED, split_version
+from synd.model import WITH_BYTES, FileVersion
 from synd.store.connect import Store
 from synd.store.entities import TOP, Row
+from syndd.edits import Edits
 from syndd.mount.fs import SynapseFs
 from syndd.mount.session import MountSession
+from syndd.places import Place, Places
 from syndd.schedule.events import Events
 from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
+from syndd.states import States
 
-_WITH_BYTES = (Kind.FILE, Kind.RECORD_SET)
-NOTHING: contract.Pending = {"uploads": 0, "bytes": 0, "items": []}
-"""This mount is read-only: nothing can be unsent."""
+NOTHING: changes.Pending = {
+    "uploads": 0, "bytes": 0, "items": [], "changes": [], "verdict": "sent", "waiting": 0, "sending": 0,
+    "blocked": 0, "held": 0, "kept_here": 0, "writing": 0, "tracked": 0, "conflicts": 0, "since_at": None,
+    "offline_since_at": None, "paused": False,
+}  # fmt: skip
+"""Of a mount that takes no changes: nothing can be unsent."""
 
 
 class Answers:
@@ -64,7 +69,9 @@ class Answers:
         client: SynapseClient,
         events: Events,
         session: Callable[[], MountSession | None],
+        edits: Edits | None = None,
     ) -> None:
+        """Without `edits` the mount takes no changes."""
         self._config = config
         self._endpoints = endpoints
         self._tree = tree
@@ -82,12 +89,24 @@ class Answers:
         self._queue = Queue(store)
         self._started_ns = time.time_ns()
         self._mount = Path(config.mount).absolute()
+        self._edits = edits
+        self._places = edits.places if edits is not None else Places(tree, self._mount, None)
+        self._states = States(
+            endpoints=endpoints, tree=tree, streams=streams, cache=cache, pins=pins, client=client,
+            places=self._places, edits=edits, mount=self._mount,
+        )  # fmt: skip
         self.user = ""
         self.login_problem: SyndError | None = None
 
     @property
     def config(self) -> Config:
         return self._config
+
+    @property
+    def edits(self) -> Edits:
+        if self._edits is None:
+            raise ReadOnly("this mount takes no changes")
+        return self._edits
 
     # Status.
 
@@ -106,6 +125,7 @@ class Answers:
                     "since_at": format_time(self._started_ns),
                 }
             )
+        pending = await self.pending()
         return {
             "mounts": mounts,
             "service": self._service(),
@@ -114,9 +134,9 @@ class Answers:
             "waits": self._waiting(),
             "cache": await self.cache_usage(),
             "jobs": self._queue.count(),
-            "pending": await self.pending(),
-            "problems": self._problems(),
-            "safe_to_stop": True,
+            "pending": pending,
+            "problems": self._problems(pending),
+            "safe_to_stop": pending["verdict"] == "sent",
         }
 
     def _service(self) -> contract.Service:
@@ -145,7 +165,7 @@ class Answers:
         }
 
     def _transfers(self) -> list[contract.Transfer]:
-        return [
+        found: list[contract.Transfer] = [
             {
                 "path": self._shown(one.file.entity),
                 "entity": syn(one.file.entity),
@@ -157,6 +177,7 @@ class Answers:
             }
             for one in self._streams.progress()
         ]
+        return found + (self._edits.showing.transfers() if self._edits is not None else [])
 
     def _waiting(self) -> list[contract.Wait]:
         return [
@@ -169,7 +190,7 @@ class Answers:
             for wait in sorted(self._waits.all(), key=lambda w: w.since)[:100]
         ]
 
-    def _problems(self) -> list[contract.Problem]:
+    def _problems(self, pending: changes.Pending) -> list[contract.Problem]:
         found: list[contract.Problem] = []
         if self.login_problem is not None:
             found.append(self.login_problem.problem())  # type: ignore[arg-type]
@@ -178,7 +199,7 @@ class Answers:
             found.append(
                 {
                     "type": "Offline",
-                    "title": "the service cannot be reached; what is cached stays readable",
+                    "title": "the service cannot be reached; what is cached stays readable, and edits are kept",
                     "since_at": format_time(status.offline_since_ns or self._started_ns),
                     "hint": "check the network; synd goes on by itself",
                 }
@@ -192,19 +213,27 @@ class Answers:
                     "path": self._shown(entity),
                 }
             )
-        return found
+        return found + (self._edits.showing.problems(pending) if self._edits is not None else [])
 
     @staticmethod
     def _wall(monotonic: float) -> str:
         return format_time(time.time_ns() + int((monotonic - time.monotonic()) * 1e9))
 
-    async def pending(self) -> contract.Pending:
-        return NOTHING
+    async def pending(self) -> changes.Pending:
+        return NOTHING if self._edits is None else await self._edits.pending()
 
-    async def wait(self, path: str | None, timeout_s: float) -> contract.WaitReply:  # noqa: ARG002  # the protocol's: nothing waits on a read-only mount
+    async def wait(self, path: str | None, timeout_s: float) -> contract.WaitReply:
+        if self._edits is not None:
+            return await self._edits.wait(path, timeout_s)
         if path is not None:
-            await self._resolve(path)
-        return {"settled": True, "pending": NOTHING, "waited_s": 0.0}
+            await self._places.find(path)
+        return {
+            "settled": True, "stuck": False, "reason": "", "mend": "", "pending": NOTHING,
+            "waited_s": 0.0, "transfers": [],
+        }  # fmt: skip
+
+    async def drain(self, timeout_s: float) -> changes.Pending:
+        return NOTHING if self._edits is None else await self._edits.drain(timeout_s)
 
     async def unmount(self, *, lazy: bool) -> None:
         session = self._session()
@@ -212,180 +241,24 @@ class Answers:
             return
         await asyncio.to_thread(lambda: session.stop(lazy=lazy, timeout_s=10.0))
 
-    # Paths.
-
-    async def _resolve(self, target: str) -> tuple[Row | None, Version | None]:
-        """The entity (None: the top of the mount) and the version that a path or id names.
-
-        Raises NotFound, UsageError.
-        """
-        if not target.startswith("/"):
-            entity, number = entity_version(target)
-            return await self._tree.place(entity), number
-        try:
-            inside = Path(target).relative_to(self._mount)
-        except ValueError as error:
-            raise NotFound(f"{target} is not in the mount at {self._mount}", path=target) from error
-        row: Row | None = None
-        parts = [p for p in inside.parts if p != "/"]
-        for place, part in enumerate(parts):
-            rest = parts[place + 1 :]
-            if part == "@id" and row is None:
-                if not rest:
-                    return None, None
-                return await self._below(*await self._resolve(rest[0]), rest[1:], target)
-            if part == "@versions" and rest:
-                found = await self._child(row, rest[0], target)
-                return found, Version(int(rest[1])) if len(rest) > 1 and rest[1].isdigit() else None
-            if part == "@info" and rest:
-                return await self._child(row, rest[0].removesuffix(".json"), target), None
-            if part in RESERVED:
-                return row, None
-            versioned = split_version(part)
-            if versioned is not None:
-                return await self._child(row, versioned[0], target), versioned[1]
-            row = await self._child(row, part, target)
-        return row, None
-
-    async def _below(
-        self, row: Row | None, number: Version | None, rest: Sequence[str], target: str
-    ) -> tuple[Row | None, Version | None]:
-        for part in rest:
-            row = await self._child(row, part, target)
-        return row, number
-
-    async def _child(self, parent: Row | None, name: str, target: str) -> Row:
-        folder = TOP if parent is None else parent.id
-        if parent is not None and not Kind(parent.kind).is_container:
-            raise NotFound(f"{parent.name!r} is not a folder", path=target)
-        try:
-            return await self._tree.find_child(folder, name.encode(errors="surrogateescape"))
-        except NotFound as error:
-            raise NotFound(f"there is no {target}", path=target) from error
-
-    def _shown(self, entity: int) -> str:
-        """An entity's path in the mount, or its id while that is not known."""
-        if entity == TOP:
-            return str(self._mount)
-        parts = self._tree.entities.path_of(entity)
-        if parts is None:
-            return syn(entity)
-        return str(self._mount.joinpath(*(p.decode(errors="replace") for p in parts)))
-
-    def _state(self, row: Row) -> contract.Sync:
-        if row.kind not in _WITH_BYTES or row.key is None or not row.size:
-            return "cached" if row.size == 0 else "remote"
-        if self._cache.has(row.key, row.size) or self._streams.in_memory(row.key):
-            return "pinned" if self._pins.covers(row) else "cached"
-        if self._streams.under_way(row.key):
-            return "fetching"
-        return "partial" if self._partial_bytes(row.key) else "remote"
-
-    def _partial_bytes(self, key: ContentKey) -> int:
-        try:
-            return (self._cache.root / "partial" / key).stat().st_blocks * 512
-        except OSError:
-            return 0
-
-    def _cached_bytes(self, row: Row) -> int:
-        if row.key is None or not row.size:
-            return 0
-        return row.size if self._cache.has(row.key, row.size) else self._partial_bytes(row.key)
-
-    def _checked_at(self, folder: int) -> str | None:
-        found = self._tree.folders.find(folder)
-        return format_time(found.checked_ns) if found and found.checked_ns else None
+    # Single things.
 
     async def status_of(self, path: str) -> contract.PathStatus:
-        row, number = await self._resolve(path)
-        if row is None:
-            return {
-                "path": str(self._mount), "entity": "", "kind": "top", "state": "virtual",
-                "version": None, "base_version": None, "size": None, "cached_bytes": 0,
-                "pinned": False, "md5": None, "checked_at": self._checked_at(TOP), "settled": True,
-            }  # fmt: skip
-        return {
-            "path": self._shown(row.id),
-            "entity": syn(row.id),
-            "kind": row.kind,
-            "state": self._state(row),
-            "version": number or row.version or None,
-            "base_version": None,
-            "size": row.size,
-            "cached_bytes": self._cached_bytes(row),
-            "pinned": self._pins.covers(row),
-            "md5": row.md5,
-            "checked_at": self._checked_at(row.id if Kind(row.kind).is_container else row.parent),
-            "settled": True,
-        }
+        return await self._states.status(path)
 
     async def why(self, path: str) -> contract.Why:
-        row, _ = await self._resolve(path)
-        if row is None:
-            return {
-                "path": str(self._mount), "state": "virtual", "reason": "the top of the mount",
-                "mend": "", "facts": {},
-            }  # fmt: skip
-        reason, mend = self._reason(row)
-        return {
-            "path": self._shown(row.id),
-            "state": self._state(row),
-            "reason": reason,
-            "mend": mend,
-            "facts": {
-                "entity": syn(row.id),
-                "kind": row.kind,
-                "version": row.version or None,
-                "size": row.size,
-                "cached_bytes": self._cached_bytes(row),
-                "md5": row.md5,
-                "pinned": self._pins.covers(row),
-                "modified_at": format_time(row.modified_ns),
-                "name": row.name,
-                "checked_at": self._checked_at(row.parent),
-            },
-        }
+        return await self._states.why(path)
 
-    def _reason(self, row: Row) -> tuple[str, str]:
-        """Why something is as it is, and what the user can do."""
-        page = self._endpoints.page(syn(row.id))
-        if Kind(row.kind).is_container:
-            found = self._tree.folders.find(row.id)
-            if found is None or not found.listed_ns:
-                return "its listing has not been asked for yet", "look into it once"
-            return f"listed, {self._tree.entities.count_children(row.id)} entries", ""
-        if row.unmet_terms:
-            return "its terms of use have not been accepted", f"accept them at {page}"
-        if row.kind == Kind.LINK:
-            return "a link to another entity", ""
-        if row.kind not in _WITH_BYTES:
-            return f"a {row.kind}: it has no bytes of its own", f"see {page}"
-        if not row.detailed:
-            return (
-                "its size is still being asked for",
-                "wait a moment; `synd status` shows the queue",
-            )
-        if row.url is not None and row.size is None:
-            return "an external link whose server tells no size", f"open {row.url}"
-        if row.key is None:
-            return "you may see it but not download it", f"ask for access at {page}"
-        corrupt = self._streams.corrupt(row.key)
-        if corrupt:
-            return corrupt, "tell its owner; `synd cache verify` makes synd try again"
-        if not row.size:
-            return "it is empty", ""
-        if self._cache.has(row.key, row.size):
-            return "all its bytes are here, verified by md5", ""
-        if self._streams.under_way(row.key):
-            return "its bytes are on their way", ""
-        if not self._client.status.online:
-            return "its bytes are not here, and the service cannot be reached", "reconnect"
-        return "its bytes are fetched when it is read", "`synd prefetch` brings them now"
+    def _shown(self, entity: int) -> str:
+        return self._places.shown_entity(entity)
 
     async def info(self, target: str) -> contract.Info:
-        row, number = await self._resolve(target)
-        if row is None:
+        place = await self._places.resolve(target)
+        row, number = place.row, place.version
+        if place.key == TOP:
             raise UsageError("the top of the mount is no entity", hint="name a project")
+        if row is None:
+            raise _not_sent(target)
         found = await self._tree.remote.entity(
             row.id, number, annotations=True, permissions=True,
             deadline=Deadline.after(self._config.read_timeout_s, "asking for an entity"),
@@ -422,17 +295,39 @@ class Answers:
                 "add_child": found.access.can_add_child,
                 "unmet_terms": found.access.unmet_terms,
             },
-            "state": self._state(row),
+            "state": self._states.sync(place),
             "web": self._endpoints.page(syn(found.id)),
             "provenance": dict(provenance) if provenance is not None else None,
         }
 
     async def ls(self, target: str, *, long: bool) -> contract.Listing:
-        row, _ = await self._resolve(target)
-        folder = TOP if row is None else row.id
-        if row is not None and not Kind(row.kind).is_container:
-            rows = [row]
+        place = await self._places.resolve(target)
+        if not place.is_folder:
+            found = [place]
         else:
+            found = await self._inside(place)
+        rows = [p.row for p in found if p.row is not None]
+        if long:
+            sized = {
+                r.id: await self._sizes.one(r) for r in rows
+                if r.kind in WITH_BYTES and not r.detailed
+            }  # fmt: skip
+            found = [p._replace(row=sized.get(p.row.id, p.row)) if p.row else p for p in found]
+        entries = sorted((self._entry(p) for p in found), key=lambda e: e["name"].encode())
+        return {
+            "target": target,
+            "path": self._places.shown(place),
+            "entries": entries,
+            "total": len(entries),
+            "checked_at": self._states.checked_at(place.entity)
+            if place.entity is not None
+            else None,
+        }
+
+    async def _inside(self, place: Place) -> list[Place]:
+        """What a folder holds, local things laid over those of the service."""
+        folder, rows = place.entity, list[Row]()
+        if folder is not None:
             if not self._tree.folders.is_listed(folder):
                 await asyncio.shield(
                     self._tree.flights.task(
@@ -441,29 +336,34 @@ class Answers:
                 )
             self._tree.visit(folder)
             rows = self._tree.entities.children(folder)
-        if long:
-            rows = [
-                await self._sizes.one(r) if r.kind in _WITH_BYTES and not r.detailed else r
-                for r in rows
-            ]
-        entries: list[contract.ListEntry] = [
-            {
-                "name": r.file_name.decode(errors="replace"),
-                "entity": syn(r.id),
-                "kind": r.kind,
-                "size": r.size,
-                "version": r.version or None,
-                "modified_at": format_time(r.modified_ns),
-                "state": self._state(r),
-            }
-            for r in sorted(rows, key=lambda r: r.file_name)
-        ]
+        if self._edits is None:
+            return [Place(row) for row in rows]
+        overlay = self._edits.showing.overlay
+        found = [Place(row) for row in rows if not overlay.hides(row)]
+        for local in overlay.locals.children(place.key):
+            row = self._tree.entities.find(local.entity) if local.entity is not None else None
+            found.append(Place(row, None, local))
+        return found
+
+    def _entry(self, place: Place) -> contract.ListEntry:
+        row, local = place.row, place.local
+        name = local.name if local is not None else row.file_name if row is not None else b""
+        size = row.size if row is not None else None
+        if local is not None and local.staged:
+            size = local.size
+        modified = local.mtime_ns if local is not None and local.mtime_ns else None
         return {
-            "target": target,
-            "path": self._shown(folder),
-            "entries": entries,
-            "total": len(entries),
-            "checked_at": self._checked_at(folder),
+            "name": name.decode(errors="replace"),
+            "entity": syn(place.entity) if place.entity is not None else "",
+            "kind": row.kind if row is not None else local.kind if local is not None else "",
+            "size": size,
+            "version": (row.version or None) if row is not None else None,
+            "modified_at": format_time(
+                modified
+                or (row.modified_ns if row is not None else 0)
+                or (local.ctime_ns if local is not None else 0)
+            ),
+            "state": self._states.sync(place),
         }
 
     # Cache and jobs.
@@ -481,10 +381,12 @@ class Answers:
         """The entities named; all projects for the top."""
         found: list[Row] = []
         for target in targets:
-            row, _ = await self._resolve(target)
-            if row is not None:
-                found.append(row)
+            place = await self._places.resolve(target)
+            if place.row is not None:
+                found.append(place.row)
                 continue
+            if place.key != TOP:
+                raise _not_sent(target)
             if not self._tree.folders.is_listed(TOP):
                 await self._tree.list_folder(TOP)
             found.extend(self._tree.entities.children(TOP))
@@ -543,7 +445,7 @@ class Answers:
                 partial(self._pins.pin if pinned else self._pins.unpin, row.id)
             )
             for one in self._tree.entities.descendants(row.id):
-                if one.kind in _WITH_BYTES:
+                if one.kind in WITH_BYTES:
                     objects += 1
                     size += one.size or 0
         return {"objects": objects, "bytes": size, "kept_objects": 0, "kept_reason": ""}
@@ -567,8 +469,10 @@ class Answers:
     async def retry(self, id: str) -> contract.Job:
         return as_contract(self._operations.retry(id))
 
-    def events(self) -> AsyncIterator[contract.Event]:
-        return self._events.subscribe()
+    def events(
+        self, since_at: str | None = None, *, follow: bool = True
+    ) -> AsyncIterator[contract.Event]:
+        return self._events.subscribe(since_at, follow=follow)
 
     def metrics(self) -> Mapping[str, float]:
         status = self._client.status
@@ -590,6 +494,8 @@ class Answers:
             "entities": self._tree.entities.count(),
             "open_files": self._fs.open_files(),
         }
+        if self._edits is not None:
+            found |= self._edits.showing.metrics()
         session = self._session()
         if session is not None:
             state = session.state()
@@ -604,6 +510,12 @@ class Answers:
         for name, number in status.by_endpoint.items():
             found[f'requests_by_call_total{{call="{name}"}}'] = number
         return found
+
+
+def _not_sent(target: str) -> NotFound:
+    return NotFound(
+        f"{target} is not on the service yet", hint="`synd why` says what it waits for", path=target
+    )
 
 
 def as_contract(job: Job) -> contract.Job:

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,33 +22,42 @@ from typing import Any
 from synd.cache.disk import can_clone
 from synd.cache.evict import Limits
 from synd.cache.folder import Cache
+from synd.cache.staging import Staging
 from synd.cache.synapse_cache import SynapseCache, location
 from synd.client import credentials
 from synd.client.remote import background
 from synd.client.service import SynapseClient
 from synd.client.transfer import Downloader
 from synd.clock import NS, Deadline
-from synd.config import Config, Folders
+from synd.config import Config, Folders, name_filter
 from synd.errors import Busy, Forbidden, NotLoggedIn, RemoteUnavailable, SyndError
 from synd.ids import entity_id
 from synd.jobs.queue import Queue
 from synd.log import fields
 from synd.mirror.adoption import Adoption
+from synd.mirror.conflicts import Conflicts
+from synd.mirror.contents import Contents
 from synd.mirror.external import Probe
+from synd.mirror.overlay import Delays, Overlay
+from synd.mirror.plan import Mode
 from synd.mirror.poll import Poller
+from synd.mirror.push import Pusher, PushSettings
 from synd.mirror.siblings import Siblings
 from synd.mirror.sizes import Sizes
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
+from synd.mirror.undoing import Undoing
 from synd.mirror.urls import Urls
 from synd.mirror.waits import Waits
 from synd.mirror.walk import Walk
 from synd.model import FileVersion
+from synd.paths import is_dropping
 from synd.store import meta
 from synd.store.connect import Store
 from synd.store.entities import Change
 from syndd.answers import Answers
 from syndd.control.services import DaemonServices
+from syndd.edits import Edits
 from syndd.lifecycle import Fail
 from syndd.mount.fdstore import FdStore, HolderStore, SystemdStore
 from syndd.mount.fs import SynapseFs
@@ -57,6 +66,8 @@ from syndd.mount.session import MountOptions, MountSession, take
 from syndd.schedule.events import Events
 from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
+from syndd.watch.telling import OverlaySink
+from syndd.watch.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +171,23 @@ class App:
         )
         siblings = Siblings(self._tree.entities, self._cache.objects, self._streams, self._urls)
         self._sizes = Sizes(self._tree, views=config.views, wait_s=config.size_wait_s)
+        kept_here = name_filter(config.local_only)
+        self._overlay = Overlay(
+            self._store,
+            self._tree.entities,
+            delays=Delays(upload_s=config.upload_delay_s, delete_s=config.delete_delay_s),
+            keeps_local=lambda name: is_dropping(name) or kept_here(name),
+        )
+        self._overlay.mountpoint = os.fsencode(self._mountpoint)
+        staging = Staging(self._folders.staged, self._folders.recovered)
+        self._contents = Contents(
+            self._overlay,
+            staging,
+            self._cache,
+            self._streams,
+            self._tree,
+            upload_delay_s=config.upload_delay_s,
+        )
         self._fs = SynapseFs(
             self._tree,
             self._sizes,
@@ -169,9 +197,62 @@ class App:
             siblings,
             Walk(self._tree),
             InfoFiles(self._tree),
+            self._overlay,
+            self._contents,
             portal=self._endpoints.portal,
         )
         self._tree.on_changes(self._tell_names)
+        Undoing(self._overlay, staging, on_name=self._fs.name_changed)
+        self._pusher = Pusher(
+            overlay=self._overlay,
+            files=self._contents,
+            staging=staging,
+            tree=self._tree,
+            remote=self._client,
+            settings=PushSettings(
+                conflicts=Mode(config.conflicts),
+                every_save=config.versions == "every",
+                uploads_at_once=config.uploads_at_once,
+                upload_delay_s=config.upload_delay_s,
+                quiet_s=config.quiet_s,
+                delete_hold_count=config.delete_hold_count,
+                delete_hold_percent=config.delete_hold_percent,
+                delete_hold_window_s=config.delete_hold_window_s,
+            ),
+            on_event=self._of_push,
+            on_names=self._fs.name_changed,
+        )
+        self._pusher.paused = not config.uploads
+        self._tracker = Tracker(
+            self._store,
+            OverlaySink(self._overlay, self._contents, self._tree, self._fs.name_changed),
+            reserved=[
+                ("the mount", self._mountpoint),
+                ("the cache", self._folders.cache),
+                ("the state folder", self._folders.state),
+            ],
+        )
+        self._edits = Edits(
+            store=self._store,
+            tree=self._tree,
+            streams=self._streams,
+            overlay=self._overlay,
+            contents=self._contents,
+            staging=staging,
+            pusher=self._pusher,
+            conflicts=Conflicts(
+                self._overlay,
+                self._tree,
+                self._client,
+                on_conflict=lambda number: self._edits.conflict_found(number),  # noqa: PLW0108 - made below
+                on_names=self._fs.name_changed,
+            ),
+            tracker=self._tracker,
+            events=self._events,
+            mount=self._mountpoint,
+            recovery=self._folders.recovered,
+            by_pattern=kept_here,
+        )
         self._poller = Poller(
             self._tree,
             freshness_s=config.freshness_s,
@@ -203,6 +284,7 @@ class App:
             client=self._client,
             events=self._events,
             session=lambda: self._session,
+            edits=self._edits,
         )
         inherited_by = self._descriptor_store()
         mountpoint = self._mountpoint
@@ -217,13 +299,19 @@ class App:
             runtime=self._folders.runtime,
             transport=config.transport,
             allow_other=config.allow_other,
-            read_only=True,
+            read_only=config.read_only,
             passthrough=config.passthrough,
         )
+        if inherited is None:
+            await asyncio.to_thread(self._overlay.start_anew)
         self._session = await asyncio.to_thread(
             lambda: MountSession.start(self._fs, options, inherited=inherited, store=inherited_by)
         )
         self._fs.notices = self._session.notices
+        # Open files are known again by now, so what looks unused is.
+        found = await asyncio.to_thread(self._contents.start)
+        if found:
+            log.info("edits.found", extra=fields(count=found))
         threading.Thread(target=self._watch_mount, name="mount-watch", daemon=True).start()
         if inherited is not None:
             # Our predecessor may have died between recording a change and telling the kernel.
@@ -231,6 +319,9 @@ class App:
             self._spawn(self._log_in_later(), "login")
         self._spawn(self._poll(), "poll")
         self._spawn(self._operations.run(), "jobs")
+        if not config.read_only:
+            self._spawn(self._pusher.run(), "push")
+            await asyncio.to_thread(self._tracker.start)
         self._spawn(self._tend(), "tend")
         # What lives as long as the daemon is not searched for garbage again and again.
         gc.collect()
@@ -325,6 +416,13 @@ class App:
 
     # What the parts tell each other.
 
+    def _of_push(self, kind: str, what: Mapping[str, object]) -> None:
+        number = what.get("number")
+        if kind == "conflict":
+            self._edits.conflict_found(int(str(number)))
+        else:
+            self._edits.changed(int(str(number)) if number else 0)
+
     def _tell_names(self, changes: Sequence[Change]) -> None:
         for change in changes:
             if change.gone or change.appeared:
@@ -383,8 +481,11 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if hasattr(self, "_tracker"):
+            await asyncio.to_thread(self._tracker.stop)
         if hasattr(self, "_tree"):
             self._waits.fail_all(Busy("the daemon is stopping"))
+            await asyncio.to_thread(self._contents.close)
             self._streams.close()
             await self._urls.close()
             await self._tree.close()

@@ -11,8 +11,9 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -42,6 +43,11 @@ class Folders:
     @property
     def staged(self) -> Path:
         return self.state / "staged"
+
+    @property
+    def recovered(self) -> Path:
+        """What local actions took away (`synd restore`)."""
+        return self.state / "recovered"
 
     @property
     def socket(self) -> Path:
@@ -112,6 +118,77 @@ class Config:
         default=2.0, metadata={"doc": "How long stat waits for a size that is still being fetched"}
     )
 
+    read_only: bool = field(
+        default=False, metadata={"doc": "Mount read-only: nothing can be changed through the mount"}
+    )
+    uploads: bool = field(
+        default=True,
+        metadata={
+            "doc": "Send local changes; false: keep them here until `synd resume` or `synd upload-now`"
+        },
+    )
+    conflicts: str = field(
+        default="keep.both",
+        metadata={
+            "doc": "When both sides changed: keep.both (a conflict copy), keep.local (ours becomes the newest version), overwrite.local (theirs; ours goes to the recovery area)"
+        },
+    )
+    versions: str = field(
+        default="merged",
+        metadata={
+            "doc": "merged: saves made before they could be sent become one version; every: each save is one"
+        },
+    )
+    upload_delay_s: float = field(
+        default=2.0,
+        metadata={"doc": "A changed file is sent so long after its last close, as more may follow"},
+    )
+    delete_delay_s: float = field(
+        default=5.0, metadata={"doc": "A delete is sent so long after it was made"}
+    )
+    quiet_s: float = field(
+        default=30.0,
+        metadata={
+            "doc": "A file that stays open for writing is sent after so long without a change"
+        },
+    )
+    uploads_at_once: int = field(default=32, metadata={"doc": "Changes that are sent at once"})
+    delete_hold_count: int = field(
+        default=100,
+        metadata={
+            "doc": "More deletes than this within delete_hold_window_s wait for `synd approve`; 0: no such bound"
+        },
+    )
+    delete_hold_percent: int = field(
+        default=50,
+        metadata={
+            "doc": "Deletes of more than this part of a project within delete_hold_window_s wait for `synd approve`; 100: no such bound"
+        },
+    )
+    delete_hold_window_s: float = field(
+        default=60.0, metadata={"doc": "The window of the two bounds above"}
+    )
+    recovery_max_bytes: int = field(
+        default=5 << 30,
+        metadata={"doc": "Upper bound of the recovery area; the oldest go first; 0: no bound"},
+    )
+    recovery_max_age_s: int = field(
+        default=30 * 86400,
+        metadata={"doc": "What local actions took away is kept so long; 0: for ever"},
+    )
+    local_only: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "doc": "Names that are never sent, such as `*.tmp`; `!keep.tmp` takes one out again. Names only, no paths"
+        },
+    )
+    lazy_from_bytes: int = field(
+        default=64 << 20,
+        metadata={
+            "doc": "Files from this size on that are not in the cache are opened for writing at once, their bytes fetched as needed"
+        },
+    )
+
     request_concurrency: int = field(default=3, metadata={"doc": "Requests to the service at once"})
     requests_per_minute: int = field(
         default=600, metadata={"doc": "Requests to the service per minute; 0: no bound"}
@@ -138,8 +215,28 @@ class Config:
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "transport": ("kernel", "libfuse"),
     "views": ("off", "use", "create"),
+    "conflicts": ("keep.both", "keep.local", "overwrite.local"),
+    "versions": ("merged", "every"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
 }
+
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "uploads_at_once": (1, 256),
+    "delete_hold_percent": (1, 100),
+}
+"""Least and most of numbers that would be senseless beyond."""
+
+
+def name_filter(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a file name is one of `local_only`, as .gitignore reads its lines: the last that fits
+    decides, ``!`` takes back, ``*``, ``?`` and ``[abc]`` stand for other letters.
+    """
+    lines = [(not p.startswith("!"), p.removeprefix("!")) for p in patterns]
+
+    def fits(name: str) -> bool:
+        return next((kept for kept, p in reversed(lines) if fnmatchcase(name, p)), False)
+
+    return fits
 
 
 def folders(environ: Mapping[str, str] | None = None) -> Folders:
@@ -188,6 +285,11 @@ def _typed(name: str, value: object, source: str) -> object:
             number = int(str(value))
             if number < 0:
                 raise ValueError
+            least, most = BOUNDS.get(name, (0, number))
+            if not least <= number <= most:
+                raise ConfigError(
+                    f"{source}: {name} = {number} is not between {least:g} and {most:g}"
+                )
             return number
         if kind is float:
             number_s = float(str(value))
@@ -205,13 +307,25 @@ def _typed(name: str, value: object, source: str) -> object:
                 )
             return spelled
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+            value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
             raise ValueError
+        if name == "local_only":
+            _check_patterns(value, source)
         return tuple(value)
     except (ValueError, KeyError) as error:
         wanted = getattr(kind, "__name__", "list of texts")
         raise ConfigError(f"{source}: {name} = {value!r} is not a valid {wanted}") from error
+
+
+def _check_patterns(patterns: Sequence[str], source: str) -> None:
+    for pattern in patterns:
+        bare = pattern.removeprefix("!")
+        if not bare or "/" in bare or "@" in bare:
+            raise ConfigError(
+                f"{source}: local_only = {pattern!r} is not a pattern of file names",
+                hint="names only, such as *.tmp or .Rhistory: no folders, no @",
+            )
 
 
 def load(

@@ -1,9 +1,9 @@
 """Every error synd raises, and the one table that turns it into errno, HTTP status and exit code.
 
     SyndError
-    ├─ UsageError, ConfigError, NotSupported
+    ├─ UsageError, NameTooLong, ConfigError, NotSupported
     ├─ NotFound, Exists, NotEmpty, IsDirectory, NotDirectory, RangeNotSatisfiable
-    ├─ NotLoggedIn, Forbidden, ReadOnly
+    ├─ NotLoggedIn, Forbidden, NotPermitted, ReadOnly
     ├─ Stale, Conflict, Busy, LeaseLost, InvalidTransition
     ├─ RateLimited, DeadlineExceeded, RemoteUnavailable, ProtocolError
     ├─ QuotaExceeded, CacheFull, IntegrityError, StoreError
@@ -166,6 +166,24 @@ class Forbidden(SyndError):
     errno = _errno.EACCES
     status = 403
     exit_code = 77
+    level = logging.INFO
+
+
+class NotPermitted(SyndError):
+    """No such operation here for anybody: a hard link, a mark that is synd's own."""
+
+    errno = _errno.EPERM
+    status = 403
+    exit_code = 77
+    level = logging.DEBUG
+
+
+class NameTooLong(SyndError):
+    """A name that neither a file system nor the service can hold."""
+
+    errno = _errno.ENAMETOOLONG
+    status = 400
+    exit_code = 64
     level = logging.INFO
 
 

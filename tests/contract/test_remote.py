@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +16,8 @@ from synd.clock import Deadline
 from synd.errors import DeadlineExceeded, Exists, NotFound, NotLoggedIn, SyndError
 from synd.ids import EntityId, FileHandleId, Version, entity_id, syn
 from synd.model import FileRef, Kind, LinkTarget, Store
-from tests.contract.worlds import FakeWorld, ServiceWorld, World, names
-from tests.support.registry import Registry, running
-
-Work = Callable[[World], Awaitable[None]]
-Runner = Callable[[Work], None]
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with running(tmp_path_factory.mktemp("contract") / "data") as registry:
-        yield registry
-
-
-@pytest.fixture(params=["fake", "registry"])
-def world(request: pytest.FixtureRequest) -> Runner:
-    """Runs a test's coroutine in a world of one of the two kinds."""
-    if request.param == "fake":
-        return lambda work: asyncio.run(_run(work, FakeWorld()))
-    registry: Registry = request.getfixturevalue("served")
-
-    async def real(work: Work) -> None:
-        async with SynapseClient(from_base(registry.url), Token(registry.token)) as client:
-            await _run(work, ServiceWorld(client))
-
-    return lambda work: asyncio.run(real(work))
-
-
-async def _run(work: Work, world: World) -> None:
-    await work(world)
-
-
-def unique(word: str = "P") -> str:
-    """A project name that no other test uses: they are unique in the whole service."""
-    return f"{word} {os.urandom(6).hex()}"
+from tests.contract.worlds import Runner, ServiceWorld, World, names, unique
+from tests.support.registry import Registry
 
 
 def md5(content: bytes) -> str:

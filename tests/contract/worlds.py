@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,9 @@ from synd.client.remote import Remote
 from synd.client.service import SynapseClient
 from synd.ids import EntityId, FileHandleId, entity_id, syn
 from synd.testing import FakeRemote
+
+Work = Callable[["World"], Awaitable[None]]
+Runner = Callable[[Work], None]
 
 MODEL = "org.sagebionetworks.repo.model."
 
@@ -55,6 +59,10 @@ class World(ABC):
     async def delete(self, entity: EntityId) -> None: ...
 
     @abstractmethod
+    async def content(self, handle: FileHandleId, url: str | None) -> bytes:
+        """The bytes behind a file handle, which `url` leads to where there is a storage."""
+
+    @abstractmethod
     async def activity(self, entity: EntityId, name: str) -> None: ...
 
 
@@ -92,7 +100,10 @@ class FakeWorld(World):
         self.fake.annotate(entity, **{key: value})
 
     async def delete(self, entity: EntityId) -> None:
-        self.fake.delete(entity)
+        self.fake.trash(entity)
+
+    async def content(self, handle: FileHandleId, url: str | None) -> bytes:
+        return self.fake.content(handle) or b""
 
     async def activity(self, entity: EntityId, name: str) -> None:
         self.fake.set_activity(entity, {"name": name})
@@ -161,6 +172,9 @@ class ServiceWorld(World):
     async def delete(self, entity: EntityId) -> None:
         await self.client.rest("DELETE", f"/entity/{syn(entity)}")
 
+    async def content(self, handle: FileHandleId, url: str | None) -> bytes:
+        return _get(url or "")
+
     async def activity(self, entity: EntityId, name: str) -> None:
         made = await self.client.rest("POST", "/activity", {"name": name, "used": []})
         await self.client.rest(
@@ -206,6 +220,23 @@ def _put(url: str, content: bytes) -> None:
         assert connection.getresponse().status == 200
     finally:
         connection.close()
+
+
+def _get(url: str) -> bytes:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+    try:
+        connection.request("GET", f"{parts.path}?{parts.query}")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        return answer.read()
+    finally:
+        connection.close()
+
+
+def unique(word: str = "P") -> str:
+    """A project name that no other test uses: they are unique in the whole service."""
+    return f"{word} {os.urandom(6).hex()}"
 
 
 def names(rows: Sequence[Any]) -> list[str]:

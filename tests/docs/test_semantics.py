@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, s
         project = server.project("Sem")
         entity = server.file(project, "two.txt", b"first\n")
         server.new_version(entity, b"second\n")
-        world = World(root / "world", server)
+        world = World(root / "world", server, upload_delay_s=0.2)
         try:
             world.up()
             yield world, project
@@ -55,6 +56,11 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, s
 def test_example_when_run_prints_what_the_page_says(mounted, command, output):
     """Word for word, in a shell at the top of the mount."""
     world, project = mounted
-    ran = world.run("sh", "-c", command, cwd=str(world.mount), env={"SEM": project})
+    env = {
+        "SEM": project,
+        "SYND_HOME": str(world.home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    ran = world.run("sh", "-c", f"{command} 2>&1", cwd=str(world.mount), env=env)
 
     assert output == ran.out

@@ -9,11 +9,11 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NoReturn
 
 from synd.errors import NotFound, Offline, ReadOnly, Stale
 from synd.ranges import FileSlice
-from syndd.mount.ops import ROOT, Attr, DirEntry, Opened, StatFs
+from syndd.mount.ops import ROOT, Attr, Caller, DirEntry, Opened, SetAttr, StatFs
 
 WHEN_NS = 1_700_000_000_123_456_789
 
@@ -57,9 +57,72 @@ class Tree:
     def statfs(self) -> StatFs:
         return StatFs(4096, 1 << 28, 1 << 27, 12345)
 
-    def change(self, operation: str, node: int, name: bytes | None) -> None:
+    # Changes, each refused.
+
+    def refuse(self, operation: str) -> NoReturn:
         self.count(f"change.{operation}")
         raise ReadOnly(f"{operation}: the tree is read-only")
+
+    def check_open(self, flags: int) -> None:
+        """An open for writing is a change."""
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            self.refuse("open")
+
+    def opened(self, node: int, handle: int) -> None:
+        self.count("opened")
+
+    def access(self, node: int) -> None:
+        self.refuse("access")
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> Any:
+        self.refuse("create")
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Any:
+        self.refuse("mknod")
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Any:
+        self.refuse("mkdir")
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Any:
+        self.refuse("symlink")
+
+    def link(self, node: int, parent: int, name: bytes, caller: Caller) -> Any:
+        self.refuse("link")
+
+    def unlink(self, parent: int, name: bytes, caller: Caller) -> Any:
+        self.refuse("unlink")
+
+    def rmdir(self, parent: int, name: bytes, caller: Caller) -> Any:
+        self.refuse("rmdir")
+
+    def rename(
+        self, parent: int, name: bytes, to: int, new_name: bytes, flags: int, caller: Caller
+    ) -> Any:
+        self.refuse("rename")
+
+    def setattr(self, node: int, change: SetAttr, caller: Caller) -> Any:
+        self.refuse("setattr")
+
+    def write(self, node: int, handle: int, offset: int, data: memoryview) -> Any:
+        self.refuse("write")
+
+    def fallocate(self, node: int, handle: int, mode: int, offset: int, length: int) -> Any:
+        self.refuse("fallocate")
+
+    def flush(self, node: int, handle: int) -> Any:
+        self.count("flush")
+
+    def fsync(self, node: int, handle: int) -> Any:
+        self.count("fsync")
+
+    def fsyncdir(self, node: int) -> Any:
+        self.count("fsyncdir")
+
+    def setxattr(self, node: int, name: bytes, value: bytes, flags: int, caller: Caller) -> Any:
+        self.refuse("setxattr")
+
+    def removexattr(self, node: int, name: bytes, caller: Caller) -> Any:
+        self.refuse("removexattr")
 
 
 class MemoryTree(Tree):
@@ -114,7 +177,7 @@ class MemoryTree(Tree):
             self._data[node] = data
         return node
 
-    def link(self, path: str, target: str) -> None:
+    def add_link(self, path: str, target: str) -> None:
         self.add(path, target.encode(), mode=stat.S_IFLNK | 0o777)
 
     def _later(self, value: Any, delay_s: float | None = None) -> Any:
@@ -203,6 +266,7 @@ class MemoryTree(Tree):
 
     def open(self, node: int, flags: int) -> Any:
         self.count("open")
+        self.check_open(flags)
         if node in self._stale:
             raise Stale("the name leads to another content")
         return self._later(Opened(direct_io=self._name[node].startswith(b"direct")))
@@ -264,8 +328,8 @@ def conformance(**kwargs: Any) -> MemoryTree:
         **kwargs,
     )
     tree.add("pattern", pattern(3_000_000))
-    tree.link("link", "hello.txt")
-    tree.link("dangling", "nowhere")
+    tree.add_link("link", "hello.txt")
+    tree.add_link("dangling", "nowhere")
     tree.do_xattr("hello.txt", "user.synapse.id", "syn123")
     tree.do_xattr("hello.txt", "user.binary", "\x00\xff\n")
     tree.do_xattr("hello.txt", "user.empty", "")
@@ -330,6 +394,7 @@ class FolderTree(Tree):
 
     def open(self, node: int, flags: int) -> Opened:
         self.count("open")
+        self.check_open(flags)
         if self.how == "passthrough":
             return Opened(backing=os.open(self._paths[node], os.O_RDONLY | os.O_CLOEXEC))
         return Opened()
@@ -402,6 +467,7 @@ class WideTree(Tree):
 
     def open(self, node: int, flags: int) -> Opened:
         self.count("open")
+        self.check_open(flags)
         return Opened()
 
     def read(self, node: int, handle: int, offset: int, size: int) -> bytes:

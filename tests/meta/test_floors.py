@@ -29,7 +29,20 @@ FLOORS = [
         "syndd.schedule",
     ],
     ["syndd.control"],
-    ["syndd.lifecycle", "syndd.answers", "syndd.app", "syndd.__main__"],
+    [
+        "syndd.lifecycle",
+        "syndd.needs",
+        "syndd.intents",
+        "syndd.places",
+        "syndd.showing",
+        "syndd.difference",
+        "syndd.undo",
+        "syndd.states",
+        "syndd.edits",
+        "syndd.answers",
+        "syndd.app",
+        "syndd.__main__",
+    ],
 ]
 SINGLE = {0, 1, 6, 9}
 """Floors of single modules, which may use their neighbours; on the others, rooms stand side by side."""

@@ -169,7 +169,7 @@ class TreeMachine(RuleBasedStateMachine):
     def delete(self, data: Any) -> None:
         entity = self.pick(data, self.files + self.folders[1:])
         if entity is not None:
-            self.remote.delete(entity)
+            self.remote.trash(entity)
             self.remember()
 
     @rule(data=st.data(), value=st.text("xyz", max_size=3))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from synd.clock import Deadline, format_time
 from synd.config import Config, Folders
-from synd.control import contract
+from synd.control import changes, contract
 from synd.errors import Busy, ConfigError, NotFound, RemoteUnavailable, SyndError
 from syndd.lifecycle import Fail
+from tests.support.fake_edits import FakeEdits, change
 
 if TYPE_CHECKING:
     from syndd.mount.session import MountSession
@@ -27,11 +28,12 @@ class FakeServices:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
-        self.unsent: list[str] = []
+        self.edits = FakeEdits()
         self.in_use = False
         self.unmounted = False
         self.known: dict[str, contract.Job] = {}
         self.source: asyncio.Queue[contract.Event] = asyncio.Queue()
+        self.recent: list[contract.Event] = []
         self.problems: list[contract.Problem] = []
         self.asked: list[tuple[str, object]] = []
         self.unmounting: Callable[..., None] = lambda lazy: None
@@ -39,6 +41,15 @@ class FakeServices:
     @property
     def config(self) -> Config:
         return self._config
+
+    @property
+    def unsent(self) -> list[str]:
+        """Paths of what is unsent; set, they are plain edits."""
+        return [c["path"] for c in self.edits.unsent]
+
+    @unsent.setter
+    def unsent(self, paths: Sequence[str]) -> None:
+        self.edits.unsent = [change(path) for path in paths]
 
     async def status(self) -> contract.AppStatus:
         mount: contract.Mount = {
@@ -80,11 +91,11 @@ class FakeServices:
     async def status_of(self, path: str) -> contract.PathStatus:
         if not path.startswith(self._config.mount):
             raise NotFound(f"{path} is not in a mount", path=path)
-        return {
+        found: contract.PathStatus = {
             "path": path,
             "entity": "syn5",
             "kind": "file",
-            "state": "cached",
+            "state": "modified" if path in self.unsent else "cached",
             "version": 2,
             "base_version": None,
             "size": 10,
@@ -94,6 +105,18 @@ class FakeServices:
             "checked_at": NOW,
             "settled": path not in self.unsent,
         }
+        if path in self.unsent:
+            found["local"] = {
+                "change": next(c for c in self.edits.unsent if c["path"] == path),
+                "base_version": 2,
+                "comment": "better",
+                "label": "",
+                "writers": 0,
+                "conflict": "",
+            }
+        elif path == f"{self._config.mount}/P":
+            found["below"] = self.edits.pending_now(path)
+        return found
 
     async def why(self, path: str) -> contract.Why:
         return {
@@ -104,13 +127,27 @@ class FakeServices:
             "facts": {"size": 10},
         }
 
-    async def pending(self) -> contract.Pending:
-        return {"uploads": len(self.unsent), "bytes": 10 * len(self.unsent), "items": self.unsent}
+    async def pending(self) -> changes.Pending:
+        return self.edits.pending_now()
 
     async def wait(self, path: str | None, timeout_s: float) -> contract.WaitReply:
         self.asked.append(("wait", (path, timeout_s)))
         await asyncio.sleep(0)
-        return {"settled": not self.unsent, "pending": await self.pending(), "waited_s": 0.0}
+        pending = self.edits.pending_now(path)
+        stuck = [c for c in pending["changes"] if c["state"] in ("blocked", "held")]
+        return {
+            "settled": pending["verdict"] == "sent",
+            "stuck": bool(stuck),
+            "reason": f"{stuck[0]['path']}: {stuck[0]['reason']}" if stuck else "",
+            "mend": stuck[0]["mend"] if stuck else "",
+            "pending": pending,
+            "waited_s": 0.0,
+            "transfers": [],
+        }
+
+    async def drain(self, timeout_s: float) -> changes.Pending:
+        self.asked.append(("drain", timeout_s))
+        return self.edits.pending_now()
 
     async def unmount(self, *, lazy: bool) -> None:
         if self.in_use and not lazy:
@@ -209,8 +246,13 @@ class FakeServices:
         self.known[id] = {**(await self.job(id)), "state": "running"}
         return self.known[id]
 
-    async def events(self) -> AsyncIterator[contract.Event]:
-        while True:
+    async def events(
+        self, since_at: str | None = None, *, follow: bool = True
+    ) -> AsyncIterator[contract.Event]:
+        for event in self.recent:
+            if since_at is not None and event["at"] >= since_at:
+                yield event
+        while follow:
             yield await self.source.get()
 
     def metrics(self) -> Mapping[str, float]:

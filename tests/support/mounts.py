@@ -8,6 +8,7 @@ has a time limit, after which its mount is aborted before it is killed.
 from __future__ import annotations
 
 import contextlib
+import ctypes.util
 import importlib
 import json
 import os
@@ -23,9 +24,13 @@ from typing import Any, TypeVar
 
 REPO = Path(__file__).resolve().parents[2]
 TREES = "tests.fuse.trees"
+SCRATCH = "tests.support.scratchfs:ScratchFS"
+"""A writable tree."""
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 HEAD = "import errno, os, sys, time; argv = sys.argv[1:]\n"
 T = TypeVar("T")
+Run = Callable[..., str]
+"""Runs a client and gives what it prints."""
 
 
 def mount_fusectl() -> None:
@@ -138,9 +143,30 @@ def server_command(
     ]
 
 
-def environment() -> dict[str, str]:
+def environment(library: str = "") -> dict[str, str]:
+    """Of a server; `library` names the libfuse to use."""
     path = os.pathsep.join(str(part) for part in (REPO / "src", REPO / "daemon", REPO))
-    return os.environ | {"PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
+    more = {"FUSE_LIBRARY_PATH": library} if library else {}
+    return os.environ | {"PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"} | more
+
+
+def ways() -> dict[str, dict[str, Any]]:
+    """The options of each way in which this machine can serve a mount, by name."""
+    found: dict[str, dict[str, Any]] = {
+        "kernel": {},
+        "cached": {"passthrough": False},
+        "libfuse": {"transport": "libfuse"},
+    }
+    # The binding takes version 2 when both are there.
+    second, third = ctypes.util.find_library("fuse"), ctypes.util.find_library("fuse3")
+    if second and third:
+        found["libfuse3"] = {"transport": "libfuse", "library": third}
+    return found
+
+
+def knows_rename_flags(way: str) -> bool:
+    """Whether a rename can exchange: libfuse 2 was made before that."""
+    return way != "libfuse" or ctypes.util.find_library("fuse") is None
 
 
 def start(
@@ -154,6 +180,7 @@ def start(
 ) -> Server:
     """Starts a server and waits until it says that it is ready; `before` is put before its command."""
     options.setdefault("runtime", str(mountpoint.parent))
+    library = options.pop("library", "")
     where = log or mountpoint.parent / "server.log"
     with where.open("a") as sink:
         process = subprocess.Popen(
@@ -162,7 +189,7 @@ def start(
             stdout=subprocess.PIPE,
             stderr=sink,
             text=True,
-            env=environment(),
+            env=environment(library),
         )
     server = Server(mountpoint, process)
     watchdog = threading.Timer(30, process.kill)
@@ -271,6 +298,24 @@ def python(
         timeout_s=timeout_s,
         mountpoint=mountpoint,
     )
+
+
+def told(code: str, *arguments: object, mountpoint: Path, timeout_s: float = 20.0) -> str:
+    """What a client in Python prints."""
+    words = [str(argument) for argument in arguments]
+    ran = python(code, *words, mountpoint=mountpoint, timeout_s=timeout_s)
+    assert ran.status == 0, ran.err
+    return ran.out.rstrip("\n")
+
+
+def failing(code: str, *arguments: object, mountpoint: Path) -> str:
+    """The errno's name with which a client in Python fails."""
+    wrapped = (
+        "try:\n"
+        + "".join(f"    {line}\n" for line in code.splitlines())
+        + "except OSError as error: print(errno.errorcode[error.errno])\nelse: print('succeeded')"
+    )
+    return told(wrapped, *arguments, mountpoint=mountpoint)
 
 
 class Client:

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from synd.cache.evict import UNLIMITED, Limits
 from synd.cache.folder import Cache
+from synd.cache.staging import Staging
 from synd.cache.synapse_cache import SynapseCache
 from synd.client.transfer import Downloader
 from synd.clock import SYSTEM, Clock
@@ -26,6 +27,8 @@ from synd.errors import Busy, SyndError
 from synd.ids import EntityId, Md5
 from synd.jobs.queue import Queue
 from synd.mirror.adoption import Adoption
+from synd.mirror.contents import Contents
+from synd.mirror.overlay import Delays, Overlay
 from synd.mirror.poll import Poller
 from synd.mirror.siblings import Siblings
 from synd.mirror.sizes import Sizes
@@ -189,9 +192,16 @@ class Parts:
         )  # fmt: skip
         self.sizes = Sizes(self.tree, views=views, wait_s=size_wait_s)
         self.siblings = Siblings(self.tree.entities, self.cache.objects, self.streams, self.urls)
+        self.overlay = Overlay(
+            self.store, self.tree.entities, delays=Delays(upload_s=0.0, delete_s=0.0), clock=clock
+        )
+        self.contents = Contents(
+            self.overlay, Staging(self.root / "staged", self.root / "recovered"), self.cache,
+            self.streams, self.tree, upload_delay_s=0.0,
+        )  # fmt: skip
         self.fs = SynapseFs(
             self.tree, self.sizes, self.streams, self.urls, self.cache, self.siblings, Walk(self.tree),
-            InfoFiles(self.tree), portal="https://portal.invalid/",
+            InfoFiles(self.tree), self.overlay, self.contents, portal="https://portal.invalid/",
         )  # fmt: skip
         self.fs.notices = self.told
         self.poller = Poller(
@@ -224,6 +234,7 @@ class Parts:
         self._ticker.cancel()
         self.waits.fail_all(Busy("the daemon is stopping"))
         # Off the loop: threads that end may wait for it.
+        await asyncio.to_thread(self.contents.close)
         await asyncio.to_thread(self.streams.close)
         await self.urls.close()
         await self.tree.close()

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -297,6 +298,24 @@ class Remote:
         held["annotations"] = {k: {"type": t, "value": v} for k, (t, v) in values.items()}
         self.rest("PUT", f"/entity/{entity}/annotations2", held)
 
+    def tree(self, project: str) -> dict[str, Held]:
+        """All that lies in a project, by path."""
+        rows = self.db.all(
+            """WITH RECURSIVE below (id, path) AS (
+              SELECT id, name FROM entity WHERE parent_id = ?
+              UNION ALL SELECT e.id, below.path || '/' || e.name
+              FROM entity AS e JOIN below ON e.parent_id = below.id)
+            SELECT below.path, e.id, e.kind, e.current_version, f.md5, f.size
+            FROM below JOIN entity AS e ON e.id = below.id
+            LEFT JOIN entity_version AS v ON v.entity_id = e.id AND v.number = e.current_version
+            LEFT JOIN file_handle AS f ON f.id = v.handle_id""",
+            (int(project[3:]),),
+        )
+        return {
+            path: Held(f"syn{number}", kind, version, md5, size)
+            for path, number, kind, version, md5, size in rows
+        }
+
     def user(self, name: str, *scopes: str) -> tuple[int, str]:
         """(principal, token) of a further user."""
         made = self.rest(
@@ -331,6 +350,17 @@ class Remote:
     def asked(self) -> Asked:
         """What was asked since `forget_requests`."""
         return Asked(self._life.requests())
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the service holds under a path."""
+
+    id: str
+    kind: str
+    version: int
+    md5: str | None
+    size: int | None
 
 
 class Asked:

@@ -103,6 +103,13 @@ class TestLoad:
             ("projects = [1]", "projects"),
             ("mount = ", "not valid TOML"),
             ("cache_max_bytes = true", "cache_max_bytes"),
+            ('conflicts = "mine"', "keep.both, keep.local, overwrite.local"),
+            ('versions = "some"', "merged, every"),
+            ("uploads_at_once = 0", "not between 1 and 256"),
+            ("delete_hold_percent = 101", "not between 1 and 100"),
+            ("upload_delay_s = -1", "upload_delay_s = -1"),
+            ('local_only = ["a/b"]', "'a/b' is not a pattern of file names"),
+            ('local_only = ["!"]', "'!' is not a pattern"),
         ],
     )
     def test_load_when_the_file_is_wrong_names_file_and_field(self, env, text, said):
@@ -155,3 +162,21 @@ class TestSave:
 def test_config_always_documents_every_field():
     """docs/configuration.md and `synd config list` are made from it."""
     assert all(f.metadata.get("doc") for f in dataclasses.fields(config.Config))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "kept"),
+    [
+        ([], "a.tmp", False),
+        (["*.tmp"], "a.tmp", True),
+        (["*.tmp"], "a.TMP", False),
+        (["*.tmp", "!keep.tmp"], "keep.tmp", False),
+        (["!keep.tmp", "*.tmp"], "keep.tmp", True),
+        (["[ab]?"], "b1", True),
+        ([".Rhistory"], ".Rhistory2", False),
+    ],
+    ids=str,
+)
+def test_name_filter_reads_patterns_as_gitignore_does(patterns, name, kept):
+    """The last one that fits decides."""
+    assert config.name_filter(patterns)(name) is kept

@@ -81,10 +81,10 @@ async def stop(
     """
     end = time.monotonic() + timeout_s
     if not keep_mount:
-        await services.wait(None, timeout_s)
+        await services.drain(timeout_s)
         await services.unmount(lazy=lazy)
-        await services.wait(None, max(0.0, end - time.monotonic()))
+        await services.drain(max(0.0, end - time.monotonic()))
     pending = await services.pending()
     process = lifecycle.process()
     lifecycle.ask_stop("shutdown request", budget_s=5.0, keep_mount=keep_mount)
-    return {"drained": pending["uploads"] == 0, "pending": pending, "pid": process["pid"]}
+    return {"drained": pending["verdict"] == "sent", "pending": pending, "pid": process["pid"]}

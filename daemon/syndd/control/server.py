@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from synd.control import contract
 from synd.errors import NotFound, NotSupported, SyndError, UsageError
 from synd.log import fields
-from syndd.control import admin, cache, files, jobs, watch
+from syndd.control import admin, cache, changes, files, jobs, keeping, watch
 from syndd.control.peer import OwnerOnlyProtocol
 from syndd.control.services import DaemonServices
 
@@ -56,6 +56,8 @@ def application(services: DaemonServices, lifecycle: Lifecycle) -> FastAPI:
     app.add_exception_handler(Exception, _bug)
     app.include_router(admin.router(services, lifecycle))
     app.include_router(files.router(services))
+    app.include_router(changes.router(services))
+    app.include_router(keeping.router(services))
     app.include_router(cache.router(services))
     app.include_router(jobs.router(services))
     app.include_router(watch.router(services, app.state.ending))

@@ -12,11 +12,66 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from synd.config import Config
-from synd.control import contract
+from synd.control import changes, contract
+
+
+class EditServices(Protocol):
+    """What can be asked of local changes. `Edits` implements it."""
+
+    async def pending(self, path: str | None = None, limit: int = ...) -> changes.Pending:
+        """What is not sent yet, of everything or of `path` and below; at most `limit` changes listed."""
+        ...
+
+    async def difference(self, path: str) -> changes.Difference: ...
+
+    async def discard(self, targets: Sequence[str]) -> changes.Discarded:
+        """Raises NotFound when nothing differs there, Busy when one of the files is open for writing."""
+        ...
+
+    async def upload_now(self, path: str | None) -> changes.Pending: ...
+
+    async def pause(self) -> changes.Pending: ...
+
+    async def resume(self) -> changes.Pending: ...
+
+    async def approve(self, targets: Sequence[str]) -> changes.Approved:
+        """All held deletes when `targets` is empty."""
+        ...
+
+    def conflicts(self, *, all: bool) -> changes.Conflicts:
+        """Open ones, newest first; with `all`, resolved ones too."""
+        ...
+
+    def conflict(self, id: str) -> changes.Conflict:
+        """Raises NotFound."""
+        ...
+
+    async def resolve(self, id: str, keep: changes.Keep) -> changes.Conflict: ...
+
+    def recovered(self) -> changes.RecoveredList: ...
+
+    async def restore(self, target: str) -> changes.Restored: ...
+
+    async def comment(self, path: str, comment: str, label: str) -> changes.Unsent: ...
+
+    async def annotate(
+        self, path: str, values: Mapping[str, Sequence[str]], remove: Sequence[str]
+    ) -> changes.Unsent: ...
+
+    async def track(self, folder: str, target: str) -> changes.Tracked: ...
+
+    async def untrack(self, folder: str) -> changes.Tracked: ...
+
+    def tracked(self) -> changes.TrackedList: ...
 
 
 class DaemonServices(Protocol):
     """The daemon's abilities, one method each."""
+
+    @property
+    def edits(self) -> EditServices:
+        """Local changes. Raises ReadOnly where the mount takes none."""
+        ...
 
     @property
     def config(self) -> Config:
@@ -33,12 +88,18 @@ class DaemonServices(Protocol):
 
     async def why(self, path: str) -> contract.Why: ...
 
-    async def pending(self) -> contract.Pending:
-        """What is not sent yet. Cheap: asked often during a drain."""
+    async def pending(self) -> changes.Pending:
+        """What is not sent yet, of everything."""
         ...
 
     async def wait(self, path: str | None, timeout_s: float) -> contract.WaitReply:
-        """Returns when everything (or `path` and what is below it) is sent, or `timeout_s` has passed."""
+        """Returns when everything (or `path` and what is below it) is sent, when something of it is stuck,
+        or when `timeout_s` has passed.
+        """
+        ...
+
+    async def drain(self, timeout_s: float) -> changes.Pending:
+        """Sends what can be sent, without the usual delays, within the time. Returns what is left."""
         ...
 
     async def unmount(self, *, lazy: bool) -> None:
@@ -81,8 +142,12 @@ class DaemonServices(Protocol):
 
     async def retry(self, id: str) -> contract.Job: ...
 
-    def events(self) -> AsyncIterator[contract.Event]:
-        """A new subscription. Bounded: a subscriber that lags is given one `status` event instead of what it missed."""
+    def events(
+        self, since_at: str | None = None, *, follow: bool = True
+    ) -> AsyncIterator[contract.Event]:
+        """A new subscription; with `since_at`, what is remembered from then on comes first, and without
+        `follow` nothing after it. Bounded: a subscriber that lags is given one `status` event instead of what it missed.
+        """
         ...
 
     def metrics(self) -> Mapping[str, float]:

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Mapping
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from synd.clock import format_time, parse_time_ns
 from synd.control import contract
+from synd.errors import UsageError
 from syndd.control.reply import router as empty
 from syndd.control.reply import shape
 from syndd.control.services import DaemonServices
@@ -26,10 +28,12 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
     routes = empty("watch")
 
     @routes.get(contract.EVENTS, **shape(contract.Event))
-    async def events() -> StreamingResponse:
-        """Changes as server-sent events; `data` is an Event."""
+    async def events(since: str | None = None, follow: bool = True) -> StreamingResponse:
+        """Changes as server-sent events; `data` is an Event. With `since` the recent ones come first."""
+        if since is not None:
+            since = iso(since)
         return StreamingResponse(
-            stream(services.events(), ending),
+            stream(services.events(since, follow=follow), ending),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )
@@ -40,6 +44,14 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
         return PlainTextResponse(exposition(services.metrics()), media_type=PROMETHEUS)
 
     return routes
+
+
+def iso(stamp: str) -> str:
+    """An ISO time as events spell theirs. Raises UsageError."""
+    try:
+        return format_time(parse_time_ns(stamp))
+    except ValueError as error:
+        raise UsageError(f"{stamp!r} is no ISO time") from error
 
 
 async def stream(
@@ -64,7 +76,8 @@ async def stream(
                 except StopAsyncIteration:
                     return
                 coming = None
-                yield f"event: {event['kind']}\ndata: {json.dumps(event)}\n\n"
+                number = f"id: {event['id']}\n" if "id" in event else ""
+                yield f"{number}event: {event['kind']}\ndata: {json.dumps(event)}\n\n"
             elif ended.done():
                 return
             else:

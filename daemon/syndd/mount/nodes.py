@@ -41,6 +41,10 @@ class NodeKind(IntEnum):
     """``@info`` of the folder `entity` (0: the top)."""
     INFO_FILE = 6
     """``@info/NAME.json`` about `entity`."""
+    STAGED = 7
+    """A staging file, by its number in `entity`: the bytes of an edit."""
+    LOCAL = 8
+    """A symlink, pipe, socket or device that was made here, by its local number in `entity`."""
 
 
 class Node(NamedTuple):

@@ -34,6 +34,46 @@ class Attr(NamedTuple):
     attr_ttl_s: float
     entry_ttl_s: float
     """Belongs to the name that led here; only look-ups and listings use it."""
+    atime_ns: int = -1
+    """-1: as the time of modification."""
+    uid: int = -1
+    """-1: the owner of the mount."""
+    gid: int = -1
+    rdev: int = 0
+    blocks: int = -1
+    """Of 512 bytes; -1: as many as the size needs."""
+
+
+class Caller(NamedTuple):
+    """Who asks for a change, and by which request."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+    """Taken off the mode already by the kernel; libfuse takes it off itself."""
+    request: int = 0
+    """The request's own number; the same when it is sent again after a restart. 0: never sent again."""
+    resent: bool = False
+    """An earlier daemon may have carried this request out: then it gets the same answer."""
+
+
+class SetAttr(NamedTuple):
+    """What a setattr changes; None stays as it is."""
+
+    mode: int | None = None
+    """Permission bits only."""
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    """The transport has put the present time in where the caller asked for that."""
+    handle: int | None = None
+    """The open file it came through, if any."""
+
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
 
 
 class DirEntry(NamedTuple):
@@ -55,6 +95,8 @@ class Opened(NamedTuple):
     """Descriptor of the complete object, for passthrough. The transport closes it."""
     keep_cache: bool = True
     direct_io: bool = False
+    counted: bool = False
+    """The filesystem wants to know of the handle: `opened` before the reply, `flush` at each close."""
 
 
 class StatFs(NamedTuple):
@@ -111,9 +153,73 @@ class Filesystem(Protocol):
 
     def statfs(self) -> StatFs: ...
 
-    def change(self, operation: str, node: int, name: bytes | None) -> Answer[None]:
-        """Any operation that would change the tree: mkdir, unlink, setattr, write, … Raises ReadOnly."""
+    # Changes. A name that synd keeps for itself, or a place that cannot change, raises ReadOnly.
+
+    def opened(self, node: int, handle: int) -> None:
+        """A `counted` open got this handle; called before the reply, and again for every open handle
+        that a new daemon inherits. Ends with `release`.
+        """
         ...
+
+    def access(self, node: int) -> Answer[None]:
+        """Whether the node may be written at all; permissions are the kernel's own matter."""
+        ...
+
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> Answer[tuple[Attr, Opened]]:
+        """A new file, open; or the one that is there already unless `flags` hold O_EXCL."""
+        ...
+
+    def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller
+    ) -> Answer[Attr]: ...
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Answer[Attr]: ...
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Answer[Attr]: ...
+
+    def link(self, node: int, parent: int, name: bytes, caller: Caller) -> Answer[Attr]:
+        """Raises NotPermitted: an entity has one name."""
+        ...
+
+    def unlink(self, parent: int, name: bytes, caller: Caller) -> Answer[None]: ...
+
+    def rmdir(self, parent: int, name: bytes, caller: Caller) -> Answer[None]: ...
+
+    def rename(
+        self, parent: int, name: bytes, to: int, new_name: bytes, flags: int, caller: Caller
+    ) -> Answer[None]:
+        """`flags`: RENAME_NOREPLACE, RENAME_EXCHANGE; raises UsageError for others."""
+        ...
+
+    def setattr(self, node: int, change: SetAttr, caller: Caller) -> Answer[Attr]:
+        """Raises Stale as `open` does when a size is set on what must not be written in place."""
+        ...
+
+    def write(self, node: int, handle: int, offset: int, data: memoryview) -> Answer[int]:
+        """Bytes taken. `data` is the transport's buffer: copied before a Future is returned."""
+        ...
+
+    def fallocate(
+        self, node: int, handle: int, mode: int, offset: int, length: int
+    ) -> Answer[None]: ...
+
+    def flush(self, node: int, handle: int) -> Answer[None]:
+        """A descriptor was closed: what was written through it is durable when this is answered."""
+        ...
+
+    def fsync(self, node: int, handle: int) -> Answer[None]: ...
+
+    def fsyncdir(self, node: int) -> Answer[None]: ...
+
+    def setxattr(
+        self, node: int, name: bytes, value: bytes, flags: int, caller: Caller
+    ) -> Answer[None]:
+        """`flags`: os.XATTR_CREATE, os.XATTR_REPLACE. Raises Exists, NotFound (ENODATA)."""
+        ...
+
+    def removexattr(self, node: int, name: bytes, caller: Caller) -> Answer[None]: ...
 
 
 class Notices(Protocol):

@@ -26,7 +26,8 @@ from syndd.mount.fdstore import FdStore, Kept
 from syndd.mount.handles import HandleTable
 from syndd.mount.invalidate import Invalidator
 from syndd.mount.ops import Filesystem
-from syndd.mount.transport.kernel import MAX_READ, KernelTransport, Negotiated, Waiting
+from syndd.mount.transport.kernel import MAX_READ, KernelTransport, Negotiated
+from syndd.mount.transport.requests import Waiting
 
 log = logging.getLogger(__name__)
 

@@ -143,6 +143,20 @@ FOPEN_PASSTHROUGH: Final = 1 << 7
 
 GETATTR_FH: Final = 1 << 0
 
+FATTR_MODE: Final = 1 << 0
+FATTR_UID: Final = 1 << 1
+FATTR_GID: Final = 1 << 2
+FATTR_SIZE: Final = 1 << 3
+FATTR_ATIME: Final = 1 << 4
+FATTR_MTIME: Final = 1 << 5
+FATTR_FH: Final = 1 << 6
+FATTR_ATIME_NOW: Final = 1 << 7
+FATTR_MTIME_NOW: Final = 1 << 8
+FATTR_NOW: Final = FATTR_ATIME_NOW | FATTR_MTIME_NOW
+FATTR_KILL_SUIDGID: Final = 1 << 11
+OPEN_KILL_SUIDGID: Final = 1 << 0
+WRITE_KILL_SUIDGID: Final = 1 << 2
+
 # ioctls of /dev/fuse: _IOW(229, 1, struct fuse_backing_map) and _IOW(229, 2, uint32_t).
 DEV_IOC_BACKING_OPEN: Final = 0x4010_E501
 DEV_IOC_BACKING_CLOSE: Final = 0x4004_E502
@@ -152,6 +166,9 @@ BACKING_MAP: Final = Struct("=iIQ")
 IN_HEADER: Final = Struct("=IIQQIIIHH")
 """struct fuse_in_header: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding."""
 BODY: Final = IN_HEADER.size
+CALLER: Final = Struct("=II")
+"""Of the header: uid, gid."""
+CALLER_AT: Final = 24
 OUT_HEADER: Final = Struct("=IiQ")
 """struct fuse_out_header: len, error, unique."""
 OUT: Final = OUT_HEADER.size
@@ -174,6 +191,11 @@ ATTR_REPLY: Final = Struct("=IiQQIIQQQqqqIIIIIIIIII")
 """header; struct fuse_attr_out: attr_valid, attr_valid_nsec, dummy, struct fuse_attr."""
 OPEN_REPLY: Final = Struct("=IiQQIi")
 """header; struct fuse_open_out: fh, open_flags, backing_id."""
+OPEN_OUT: Final = Struct("=QIi")
+CREATE_REPLY_SIZE: Final = ENTRY_REPLY.size + OPEN_OUT.size
+"""header; struct fuse_entry_out; struct fuse_open_out."""
+WRITE_REPLY: Final = Struct("=IiQII")
+"""header; struct fuse_write_out: size, padding."""
 STATFS_REPLY: Final = Struct("=IiQQQQQQIII28x")
 """header; struct fuse_kstatfs: blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, …"""
 GETXATTR_REPLY: Final = Struct("=IiQII")
@@ -184,6 +206,32 @@ OPEN_IN: Final = Struct("=II")
 READ_IN: Final = Struct("=QQI")
 """struct fuse_read_in, its first fields: fh, offset, size. READDIR and READDIRPLUS use it too."""
 RELEASE_IN: Final = Struct("=Q")
+"""struct fuse_release_in, its first field: fh."""
+FLUSH_IN: Final = Struct("=Q")
+FSYNC_IN: Final = Struct("=Q")
+WRITE_IN: Final = Struct("=QQII")
+"""struct fuse_write_in, its first fields: fh, offset, size, write_flags."""
+WRITE_DATA: Final = BODY + 40
+"""The whole structure has lock_owner, flags and padding besides."""
+FALLOCATE_IN: Final = Struct("=QQQI")
+"""struct fuse_fallocate_in, its first fields: fh, offset, length, mode."""
+SETATTR_IN: Final = Struct("=IIQQQqqqIIIIIIII")
+"""struct fuse_setattr_in: valid, padding, fh, size, lock_owner, atime, mtime, ctime, atimensec,
+mtimensec, ctimensec, mode, unused, uid, gid, unused."""
+MKNOD_IN: Final = Struct("=IIII")
+"""struct fuse_mknod_in: mode, rdev, umask, padding."""
+MKDIR_IN: Final = Struct("=II")
+"""struct fuse_mkdir_in: mode, umask."""
+CREATE_IN: Final = Struct("=IIII")
+"""struct fuse_create_in: flags, mode, umask, open_flags."""
+LINK_IN: Final = Struct("=Q")
+"""struct fuse_link_in: the node to link."""
+RENAME_IN: Final = Struct("=Q")
+RENAME2_IN: Final = Struct("=QII")
+"""struct fuse_rename2_in: newdir, flags, padding."""
+SETXATTR_IN: Final = Struct("=II")
+"""struct fuse_setxattr_in without SETXATTR_EXT: size, flags."""
+SETXATTR_EXT_SIZE: Final = 16
 GETXATTR_IN: Final = Struct("=II")
 GETXATTR_NAME: Final = BODY + GETXATTR_IN.size
 ACCESS_IN: Final = Struct("=I")
@@ -191,23 +239,6 @@ FORGET_IN: Final = Struct("=Q")
 BATCH_FORGET_IN: Final = Struct("=II")
 FORGET_ONE: Final = Struct("=QQ")
 INTERRUPT_IN: Final = Struct("=Q")
-
-NAME_AT: Final = {
-    Op.LOOKUP: BODY,
-    Op.UNLINK: BODY,
-    Op.RMDIR: BODY,
-    Op.SYMLINK: BODY,
-    Op.REMOVEXATTR: BODY,
-    Op.MKDIR: BODY + 8,
-    Op.MKNOD: BODY + 16,
-    Op.CREATE: BODY + 16,
-    Op.TMPFILE: BODY + 16,
-    Op.RENAME: BODY + 8,
-    Op.RENAME2: BODY + 16,
-    Op.LINK: BODY + 8,
-    Op.SETXATTR: BODY + 8,
-}
-"""Where the first NUL-terminated name stands, behind the opcode's own structure."""
 
 INVAL_INODE: Final = Struct("=IiQQqq")
 """header; struct fuse_notify_inval_inode_out: ino, off, len. A negative `off` spares the pages."""

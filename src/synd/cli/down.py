@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synd.cli import output
+from synd.cli import output, unsent
 from synd.cli.output import Json
 
 if TYPE_CHECKING:
     from synd.config import Folders
-    from synd.control.contract import Pending
-
-NOTHING_PENDING: Pending = {"uploads": 0, "bytes": 0, "items": []}
-LEFT = 75
-"""Exit code when something is left unsent: it is safe on this disk, and goes at the next `synd up`."""
+    from synd.control.changes import Pending
 
 
 def register(app: typer.Typer) -> None:
@@ -32,14 +28,18 @@ def down(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Send what is unsent, unmount and stop. Exit 0 only if nothing is left unsent."""
+    """Send what is unsent, unmount and stop. Exit 0 only if nothing is left unsent.
+
+    What is left when the time is up, or cannot be sent, stays on this disk and goes at the next
+    `synd up`: then the exit code is 75. Example: `synd down --timeout 300`.
+    """
     from synd.config import folders
 
     with output.waiting("sending what is unsent"):
         result = take_down(folders(), timeout_s=timeout, lazy=lazy)
     output.emit(result, as_json=as_json, human=lambda: _tell(result))
     if result["left"]:
-        raise typer.Exit(LEFT)
+        raise typer.Exit(unsent.LEFT)
 
 
 def take_down(folders: Folders, *, timeout_s: float, lazy: bool) -> dict[str, Any]:
@@ -53,10 +53,11 @@ def take_down(folders: Folders, *, timeout_s: float, lazy: bool) -> dict[str, An
     from synd.errors import DaemonNotRunning, DeadlineExceeded, SyndError
 
     control = Control(folders.socket)
-    pending: contract.Pending = NOTHING_PENDING
+    pending: Pending | None = None
+    uploads = size = 0
     path = process.last_mount(folders)
     ended: list[str] = []
-    unknown = False
+    unknown = ended_early = False
     try:
         status = control.alive(timeout_s=10.0)
     except DeadlineExceeded:
@@ -76,28 +77,33 @@ def take_down(folders: Folders, *, timeout_s: float, lazy: bool) -> dict[str, An
                 contract.SHUTDOWN, asked, timeout_s=timeout_s * 2 + 30.0
             )
             pending = reply["pending"]
+            uploads, size = pending["uploads"] + pending["tracked"], pending["bytes"]
         except (DaemonNotRunning, DeadlineExceeded) as error:
-            unknown = True
+            ended_early = True
             output.remark(f"synd: {error}; ending it by signal")
         if process.wait_gone(status["pid"], 20.0):
             ended.append(f"daemon (pid {status['pid']})")
     else:
-        unknown = process.may_hold_edits(folders)
+        uploads, size, unknown = process.left_unsent(folders)
         if path is not None and not lazy:
             there = mounts.mount_at(path)
             if there is not None and there.fstype == mounts.FSTYPE and mounts.users(path):
                 raise mounts.busy(path)
     ended += process.end_all(folders, path, lazy=lazy)
+    if ended_early:
+        uploads, size, unknown = process.left_unsent(folders)
     still = mounts.mount_at(path) if path is not None else None
     if path is not None and still is not None and still.fstype == mounts.FSTYPE:
         raise SyndError(f"{path} is still mounted", hint=f"umount -l {path}", path=path)
     return {
         "stopped": ended,
         "mount": path,
-        "drained": pending["uploads"] == 0 and not unknown,
-        "left": pending["uploads"] > 0 or unknown,
+        "drained": not uploads and not unknown,
+        "left": uploads > 0 or unknown,
         "unknown": unknown,
-        "pending": pending,
+        "uploads": uploads,
+        "bytes": size,
+        "pending": pending or {"uploads": uploads, "bytes": size, "items": [], "changes": []},
         "state": str(folders.state),
     }
 
@@ -108,12 +114,11 @@ def _tell(result: dict[str, Any]) -> None:
     else:
         output.say(f"stopped: {', '.join(result['stopped'])}")
     pending: Pending = result["pending"]
-    if pending["uploads"]:
-        output.say(
-            f"{pending['uploads']} edits ({output.size(pending['bytes'])}) are not sent yet:"
-        )
-        for item in pending["items"]:
-            output.say(f"  {item}")
+    if result["uploads"]:
+        changes = output.count(result["uploads"], "change")
+        output.say(f"{changes} ({output.size(result['bytes'])}) not sent yet:")
+        for text in unsent.lines(pending, 20):
+            output.say(text)
     elif result["unknown"]:
         output.say("the daemon was not there to say whether edits are unsent")
     if result["left"]:

@@ -19,16 +19,23 @@ from synd.cli import (
     cache,
     completion,
     config,
+    conflicts,
     demo,
+    diff,
     doctor,
     down,
+    events,
     info,
     jobs,
     login,
     ls,
+    notes,
     output,
     prefetch,
+    sending,
     status,
+    track,
+    undo,
     up,
     wait,
     why,
@@ -68,7 +75,12 @@ def _top(
     """Synapse (synapse.org) as a folder."""
 
 
-for module in (up, down, status, wait, ls, info, why, prefetch, cache, jobs, login, config):
+for module in (
+    *(up, down, status),
+    *(ls, info, why, events),
+    *(wait, diff, undo, sending, notes, conflicts, track),
+    *(prefetch, cache, jobs, login, config),
+):
     module.register(app)
 app.add_typer(local_registry.app, name="registry", rich_help_panel="Local registry")
 demo.register(app)

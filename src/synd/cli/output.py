@@ -45,6 +45,11 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def flush() -> None:
+    """Sends what was said so far: for output that grows while somebody reads it."""
+    sys.stdout.flush()
+
+
 def remark(text: str) -> None:
     """A line beside the result."""
     sys.stderr.write(text + "\n")
@@ -168,6 +173,68 @@ def bar(text: str, *, unit: str) -> Iterator[Update]:
             drawn.update(task, completed=done, total=total, description=note or text)
 
         yield update
+
+
+Bars = Callable[[str, Sequence[tuple[str, int, int | None]]], None]
+"""A line of text, and for each transfer its name, bytes done, and bytes in all."""
+
+MOST_BARS = 10
+
+
+@contextlib.contextmanager
+def bars(text: str) -> Iterator[Bars]:
+    """A progress bar for each of several transfers, under one line of text; nothing off a terminal."""
+    if quiet():
+        yield lambda _text, _transfers: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    with progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(binary_units=True),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as drawn:
+        top = drawn.add_task(text, total=None)
+        tasks: dict[str, progress.TaskID] = {}
+
+        def update(line: str, transfers: Sequence[tuple[str, int, int | None]]) -> None:
+            drawn.update(top, description=line)
+            shown = {name: (done, total) for name, done, total in transfers[:MOST_BARS]}
+            for name in [n for n in tasks if n not in shown]:
+                drawn.remove_task(tasks.pop(name))
+            for name, (done, total) in shown.items():
+                if name not in tasks:
+                    tasks[name] = drawn.add_task(name, total=total)
+                drawn.update(tasks[name], completed=done, total=total)
+
+        yield update
+
+
+def count(number: int, what: str) -> str:
+    """A number of things for people: 1 change, 2 changes."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks at a terminal, unless the answer was given before. Raises Cancelled for no, UsageError when
+    there is nobody to ask.
+    """
+    from synd.errors import Cancelled, UsageError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody is there to answer", hint="--yes says yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Cancelled("nothing was changed")
 
 
 def age_of(stamp: str | None) -> str:

@@ -269,7 +269,19 @@ def end_all(folders: Folders, path: str | None, *, lazy: bool) -> list[str]:
     return ended
 
 
-def may_hold_edits(folders: Folders) -> bool:
+def left_unsent(folders: Folders) -> tuple[int, int, bool]:
+    """Changes and bytes that a daemon which is not there left unsent; and whether that cannot be told."""
+    from synd.store.unsent import counts_in
+
+    if not folders.database.exists():
+        return 0, 0, _holds_files(folders)
+    counts = counts_in(folders.database)
+    if counts is None:
+        return 0, 0, _holds_files(folders)
+    return counts.all, counts.bytes, False
+
+
+def _holds_files(folders: Folders) -> bool:
     """Whether files lie in the staging folder: edits that were not sent yet, perhaps."""
     with contextlib.suppress(OSError), os.scandir(folders.staged) as entries:
         return next(entries, None) is not None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synd.cli import output
+from synd.cli import output, unsent
 from synd.cli.output import Json
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ def status(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what the daemon does, or the state of PATH. Exit 69 when no daemon runs."""
+    """Show what the daemon does and what is unsent, or the state of PATH. Exit 69 when no daemon runs.
+
+    Example: `synd status results.csv`.
+    """
     from synd.control import contract
     from synd.control.connect import Control
 
@@ -83,13 +86,8 @@ def _tell(s: Status) -> None:
         f"problem    {p['title']}" + (f" — {p['hint']}" if p.get("hint") else "")
         for p in s["problems"]
     ]
-    pending = s["pending"]
-    if s["safe_to_stop"]:
-        lines.append("safe to stop: everything is sent")
-    else:
-        lines.append(
-            f"not safe to stop: {pending['uploads']} edits ({output.size(pending['bytes'])}) unsent"
-        )
+    lines += unsent.summary(s["pending"])
+    lines.append(unsent.verdict(s["pending"]))
     output.say("\n".join(lines))
 
 
@@ -101,8 +99,19 @@ def _tell_path(s: PathStatus) -> None:
         f"  {s['kind']} {s['entity']}{version}{base}: {s['state']}"
         + (", pinned" if s["pinned"] else "")
     )
-    output.say(
-        f"  {output.size(s['cached_bytes'])} of {output.size(s['size'])} here, md5 {s['md5'] or '?'}"
-    )
+    if s["size"] is not None:
+        here, size = output.size(s["cached_bytes"]), output.size(s["size"])
+        output.say(f"  {here} of {size} here, md5 {s['md5'] or '?'}")
     output.say(f"  asked the service {output.age_of(s['checked_at'])} ago")
+    local = s.get("local")
+    if local is not None:
+        output.say(f"  {unsent.line(local['change'])}")
+        if local["comment"] or local["label"]:
+            output.say(f"  next version: {local['comment'] or '-'} (label {local['label'] or '-'})")
+        if local["conflict"]:
+            output.say(f"  conflict {local['conflict']}: `synd conflicts show {local['conflict']}`")
+    below = s.get("below")
+    if below is not None:
+        for text in unsent.summary(below):
+            output.say(f"  {text}")
     output.say("  everything of it is sent" if s["settled"] else "  not sent yet")

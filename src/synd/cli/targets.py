@@ -1,4 +1,4 @@
-"""What users name on the command line: a path in the mount, or an entity id."""
+"""What users name on the command line: a path in the mount, an entity id, or a change's number."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def resolve_target(text: str) -> str:
 
 def resolve_all(targets: Iterable[str]) -> list[str]:
     return [resolve_target(one) for one in targets]
+
+
+def resolve_change(text: str) -> str:
+    """The same, or the number of a change or of a recovered thing. `./17` is a path."""
+    return text if text.isdecimal() else resolve_target(text)

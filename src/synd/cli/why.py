@@ -22,7 +22,10 @@ def why(
     path: Annotated[Path, typer.Argument(help="A file or folder in the mount.")],
     as_json: Json = False,
 ) -> None:
-    """Say why PATH is in the state it is, and what would change that."""
+    """Say why PATH is in the state it is, and what would change that.
+
+    Example: `synd why results/reads.bam`.
+    """
     from synd.cli.mounts import resolve
     from synd.control import contract
     from synd.control.connect import Control
@@ -35,6 +38,7 @@ def why(
         if found["mend"]:
             output.say(f"  mend  {found['mend']}")
         for name, value in found["facts"].items():
-            output.say(f"  {name} = {value}")
+            if value is not None:
+                output.say(f"  {name} = {value}")
 
     output.emit(found, as_json=as_json, human=tell)

@@ -7,18 +7,21 @@ urgent a call is: work inside ``with background():`` gives way to everything els
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from synd.clock import Deadline
 from synd.ids import EntityId, FileHandleId, Md5, Version
 from synd.model import (
+    AnnotationValue,
     ChildrenPage,
     Entity,
     FileRef,
+    FileVersion,
     Header,
     Kind,
     LinkTarget,
@@ -84,6 +87,18 @@ class ViewRow(NamedTuple):
     """None for all but files, and where the view lacks the column."""
     link: LinkTarget | None = None
     """Always None today: views hold no links."""
+
+
+class Outgoing(NamedTuple):
+    """Bytes on disk that are to become a remote file handle. The file must not change meanwhile."""
+
+    path: Path
+    size: int
+    """Bytes; at least 1, as the service keeps no empty files."""
+    md5: Md5
+    name: str
+    """The handle's file name: one that `paths.check_entity_name` accepts."""
+    content_type: str = "application/octet-stream"
 
 
 class Remote(Protocol):
@@ -199,5 +214,74 @@ class Remote(Protocol):
         """All rows of a view in batches, through one CSV download (one async job).
 
         `where` is a condition of the service's SQL, e.g. ``modifiedOn > 1700000000000``.
+        """
+        ...
+
+    # Changes. Each may be called again after its answer was lost; what is said below makes that safe.
+
+    async def upload(
+        self,
+        content: Outgoing,
+        parent: EntityId,
+        *,
+        progress: Callable[[int], object] | None = None,
+        deadline: Deadline | None = None,
+    ) -> FileHandleId:
+        """A file handle of the caller's with these bytes, in the storage of the folder `parent`.
+
+        Parts that the service has from an earlier attempt are not sent again, nor are bytes that it
+        knows by their md5 and lets us copy. `progress` hears how many further bytes need not be sent
+        any more, on any thread; in the end they sum up to the size. Raises QuotaExceeded, Forbidden, NotSupported (a storage we cannot send
+        to), IntegrityError (the file changed while it was sent).
+        """
+        ...
+
+    async def create(
+        self,
+        kind: Kind,
+        parent: EntityId,
+        name: str,
+        *,
+        file: FileVersion | None = None,
+        link: LinkTarget | None = None,
+        annotations: Mapping[str, AnnotationValue] | None = None,
+        version_comment: str = "",
+        deadline: Deadline | None = None,
+    ) -> Entity:
+        """A new folder, file (with the handle in `file`, whose size and md5 the answer repeats) or link.
+
+        Raises Exists when the name is taken, maybe by an earlier attempt of ours; NotFound, Forbidden.
+        """
+        ...
+
+    async def update(
+        self,
+        entity: Entity,
+        *,
+        name: str | None = None,
+        parent: EntityId | None = None,
+        file: FileVersion | None = None,
+        annotations: Mapping[str, AnnotationValue] | None = None,
+        version_comment: str = "",
+        version_label: str = "",
+        deadline: Deadline | None = None,
+    ) -> Entity:
+        """Changes an entity as it was read (its etag decides); returns it as it then is.
+
+        A `file` makes a new version. `annotations` replace all of them, and are sent by a call of
+        their own after the others. A change that an earlier attempt has made already, and nothing
+        besides it, is taken for done. Raises Stale when somebody else changed the entity meanwhile,
+        Exists when the name is taken, NotFound, Forbidden.
+        """
+        ...
+
+    async def delete(self, entity: EntityId, *, deadline: Deadline | None = None) -> None:
+        """Moves an entity, with all below it, to the trash can. One that is gone is no error."""
+        ...
+
+    async def restore(self, entity: EntityId, *, deadline: Deadline | None = None) -> None:
+        """Brings an entity back from the trash can. One that is not in it, but there, is no error.
+
+        Raises NotFound, Exists (the name is taken), Forbidden (its folder is in the trash can too).
         """
         ...

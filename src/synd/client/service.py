@@ -15,12 +15,14 @@ from typing import Any, Self, TypeVar
 
 from synd.client.activities import ActivityCalls
 from synd.client.asyncjobs import run_job
+from synd.client.changes import ChangeCalls
 from synd.client.credentials import Endpoints, Token, endpoints, find_token
 from synd.client.files import FileCalls
 from synd.client.tables import TableCalls
 from synd.client.throttle import Limits
 from synd.client.transfer import Downloader
 from synd.client.transport import Status, Transport
+from synd.client.upload import UploadCalls, Uploader
 from synd.clock import SYSTEM, Clock, Deadline
 from synd.config import Config, load
 from synd.errors import DeadlineExceeded, NotLoggedIn, UsageError
@@ -31,7 +33,7 @@ R = TypeVar("R")
 _JOB_S = 600.0
 
 
-class SynapseClient(TableCalls, FileCalls, ActivityCalls):
+class SynapseClient(ChangeCalls, UploadCalls, TableCalls, FileCalls, ActivityCalls):
     """A Synapse-compatible service over HTTP. Without a token it asks as nobody: public data only."""
 
     def __init__(
@@ -52,6 +54,14 @@ class SynapseClient(TableCalls, FileCalls, ActivityCalls):
         self._own_downloader = downloader is None
         self._downloader = downloader or Downloader(
             connect_timeout_s=config.connect_timeout_s, read_timeout_s=config.read_timeout_s
+        )
+        self._uploader = Uploader(
+            self._transport,
+            self._downloader,
+            connect_timeout_s=config.connect_timeout_s,
+            read_timeout_s=config.read_timeout_s,
+            clock=clock,
+            policy=policy,
         )
 
     @classmethod
@@ -84,6 +94,7 @@ class SynapseClient(TableCalls, FileCalls, ActivityCalls):
 
     async def aclose(self) -> None:
         """Closes all connections; calls under way fail."""
+        await self._uploader.aclose()
         await self._transport.aclose()
         if self._own_downloader:
             self._downloader.close()

@@ -1,7 +1,7 @@
 """Bytes from storage: ranged downloads of presigned URLs, blocking, for worker threads.
 
-A `Downloader` keeps connections per host over the standard library's ``http.client`` and reads bodies
-straight from the socket into one buffer (docs/adr/0002-bulk-bytes-by-http-client.md has the numbers).
+A `Downloader` uses kept connections of the standard library's ``http.client`` (`connections`) and reads
+bodies straight from the socket into one buffer (docs/adr/0002-bulk-bytes-by-http-client.md has the numbers).
 It never sends the service's token: a presigned URL carries its own right. It never logs a URL.
 Trying again is left to the caller, except where a kept connection turns out to be dead; `resume` is
 the ready-made loop. Which ranges to fetch, and where bytes go, is left to the caller.
@@ -11,10 +11,8 @@ Whatever the error, the sink was given every byte that arrived before it, in ord
 
 from __future__ import annotations
 
-import base64
 import http.client
 import re
-import select
 import socket
 import ssl
 import threading
@@ -22,12 +20,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
-from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urljoin
 
-from synd.client.sockets import notice_dead_peer
+from synd.client.connections import (
+    SLICE_S,
+    Connection,
+    Connections,
+    Place,
+    SilentError,
+    Watch,
+    proxy_login,
+    why,
+)
 from synd.clock import Deadline
 from synd.errors import (
     Cancelled,
@@ -52,12 +57,6 @@ PIECE: Final = 1 << 20
 
 MAX_REDIRECTS: Final = 5
 
-_IDLE_S: Final = 20.0
-"""Storage services drop a silent connection after 5 s to 60 s; a dead one costs a round trip."""
-
-_SLICE_S: Final = 0.25
-"""How often a silent wait looks at the deadline and at `cancelled`."""
-
 _SKIP_MAX: Final = 64 << 20
 """A server that ignores Range is read past at most so many unwanted bytes."""
 
@@ -67,7 +66,6 @@ _BODY_MAX: Final = 16 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d+)-(\d+)|\*)/(\d+|\*)", re.IGNORECASE)
 _EXPIRED = re.compile(rb"expired|ExpiredToken|InvalidToken|TokenRefreshRequired", re.IGNORECASE)
-_NOT_IN_URLS = re.compile(r"[^\x21-\x7e]")
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 
 Sink = Callable[[int, memoryview], object]
@@ -118,98 +116,6 @@ class TransferCounts:
     connections: int
 
 
-class _Origin(NamedTuple):
-    """Where a connection leads: connections are kept under it."""
-
-    tls: bool
-    host: str
-    port: int
-    proxy: str
-    """Proxy URL, empty for none."""
-
-
-class Place(NamedTuple):
-    """A URL taken apart."""
-
-    origin: _Origin
-    netloc: str
-    target: str
-    """Path with query."""
-
-
-class _Connection:
-    """One `http.client` connection and when it was last used."""
-
-    __slots__ = ("http", "idle_since", "used")
-
-    def __init__(self, connection: http.client.HTTPConnection) -> None:
-        self.http = connection
-        self.idle_since = 0.0
-        self.used = False
-
-    def is_dead(self, now: float) -> bool:
-        """Whether the peer has closed it, or it has been silent too long to trust."""
-        sock = self.http.sock
-        if sock is None or now - self.idle_since > _IDLE_S:
-            return True
-        try:
-            poller = select.poll()
-            poller.register(sock, select.POLLIN | select.POLLHUP)
-            # Between requests there is nothing to read but an end of file or a TLS alert.
-            return bool(poller.poll(0))
-        except (OSError, ValueError):
-            return True
-
-    def close(self) -> None:
-        self.http.close()
-
-
-class _Watch:
-    """The limits of one call: its deadline, the silence it bears, and whether it is still wanted."""
-
-    __slots__ = ("cancelled", "deadline", "last", "stall_s", "who")
-
-    def __init__(
-        self, deadline: Deadline, stall_s: float, cancelled: Callable[[], bool] | None, who: str
-    ) -> None:
-        self.deadline = deadline
-        self.stall_s = stall_s
-        self.cancelled = cancelled
-        self.who = who
-        self.last = time.monotonic()
-
-    def heard(self) -> None:
-        self.last = time.monotonic()
-
-    def check(self) -> None:
-        """Raises Cancelled, DeadlineExceeded, or _SilentError when no byte came for too long."""
-        if self.cancelled is not None and self.cancelled():
-            raise Cancelled("the download was cancelled")
-        self.deadline.check()
-        if time.monotonic() - self.last > self.stall_s:
-            raise _SilentError(f"{self.who} sent nothing for {self.stall_s:g} s")
-
-    def budget_s(self) -> float:
-        """Seconds that one blocking call may take at most."""
-        return max(0.001, min(self.stall_s, self.deadline.left_s()))
-
-    def await_bytes(self, sock: socket.socket) -> None:
-        """Returns once `sock` has something to read (or has ended)."""
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            return
-        poller = select.poll()
-        poller.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-        while True:
-            slice_s = min(_SLICE_S, self.budget_s())
-            if poller.poll(max(1, int(slice_s * 1000))):
-                return
-            self.check()
-
-
-class _SilentError(Exception):
-    """Internal: told as `Interrupted` once the count of bytes is known."""
-
-
 class Downloader:
     """Fetches byte ranges over kept connections. Safe to use from any number of threads at once.
 
@@ -226,20 +132,19 @@ class Downloader:
         user_agent: str = "synd",
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
         self._idle_per_host = idle_per_host
         self._user_agent = user_agent
-        self._tls = tls
+        self.connections = Connections(
+            connect_timeout_s=connect_timeout_s, idle_per_host=idle_per_host, tls=tls
+        )
+        """Kept connections, which uploads use as well."""
         self._lock = threading.Lock()
         """Guards all below; a leaf, held for a few statements, never over I/O."""
-        self._idle: dict[_Origin, list[_Connection]] = {}
-        self._proxies: dict[tuple[bool, str, int], str] = {}
         self._buffers: list[bytearray] = []
         self._closed = False
         self._requests = 0
         self._received = 0
-        self._connections = 0
 
     def __enter__(self) -> Self:
         return self
@@ -251,15 +156,12 @@ class Downloader:
         """Closes idle connections; those in use are closed when their call ends."""
         with self._lock:
             self._closed = True
-            idle = [c for kept in self._idle.values() for c in kept]
-            self._idle.clear()
             self._buffers.clear()
-        for connection in idle:
-            connection.close()
+        self.connections.close()
 
     def counts(self) -> TransferCounts:
         with self._lock:
-            return TransferCounts(self._requests, self._received, self._connections)
+            return TransferCounts(self._requests, self._received, self.connections.opened)
 
     def fetch_range(
         self,
@@ -375,7 +277,7 @@ class Downloader:
         for _ in range(MAX_REDIRECTS + 1):
             place = self.place(url)
             who = place.origin.host
-            watch = _Watch(deadline, self._read_timeout_s, cancelled, who)
+            watch = Watch(deadline, self._read_timeout_s, cancelled, who)
             watch.check()
             connection, response = self._request(place, start, end, watch)
             keep = False
@@ -395,7 +297,7 @@ class Downloader:
                 url = following
             finally:
                 if keep:
-                    self._keep(place.origin, connection)
+                    self.connections.keep(place.origin, connection)
                 else:
                     response.close()
                     connection.close()
@@ -403,19 +305,11 @@ class Downloader:
 
     def place(self, url: str) -> Place:
         """Where `url` leads. The environment's proxies are asked once per origin."""
-        scheme, netloc, host, port, target = _split(url)
-        tls = scheme == "https"
-        with self._lock:
-            proxy = self._proxies.get((tls, host, port))
-        if proxy is None:
-            proxy = _proxy(scheme, host, port)
-            with self._lock:
-                self._proxies[tls, host, port] = proxy
-        return Place(_Origin(tls, host, port, proxy), netloc, target)
+        return self.connections.place(url)
 
     def _request(
-        self, place: Place, start: int, end: int | None, watch: _Watch
-    ) -> tuple[_Connection, http.client.HTTPResponse]:
+        self, place: Place, start: int, end: int | None, watch: Watch
+    ) -> tuple[Connection, http.client.HTTPResponse]:
         """The answer's head. A kept connection that turns out to be dead is replaced once, unseen."""
         origin, netloc, target = place
         headers = {
@@ -432,9 +326,9 @@ class Downloader:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         if origin.proxy and not origin.tls:
             target = f"http://{netloc}{target}"
-            headers.update(_proxy_login(origin.proxy))
+            headers.update(proxy_login(origin.proxy))
         while True:
-            connection = self._connect(origin, watch)
+            connection = self.connections.take(origin, watch)
             with self._lock:
                 self._requests += 1
             try:
@@ -453,81 +347,23 @@ class Downloader:
                 watch.deadline.check()
                 if isinstance(error, TimeoutError):
                     raise Interrupted(f"{watch.who} does not answer") from error
-                raise Interrupted(f"{watch.who} gave no answer: {_why(error)}") from error
-            except _SilentError as error:
+                raise Interrupted(f"{watch.who} gave no answer: {why(error)}") from error
+            except SilentError as error:
                 connection.close()
                 raise Interrupted(str(error)) from error
             except BaseException:
                 connection.close()
                 raise
 
-    def _connect(self, origin: _Origin, watch: _Watch) -> _Connection:
-        """A kept connection to `origin`, else a new one."""
-        now = time.monotonic()
-        while True:
-            with self._lock:
-                kept = self._idle.get(origin)
-                connection = kept.pop() if kept else None
-            if connection is None:
-                break
-            if not connection.is_dead(now):
-                connection.used = True
-                return connection
-            connection.close()
-        timeout_s = max(0.001, min(self._connect_timeout_s, watch.deadline.left_s()))
-        new = _Connection(self._open(origin, timeout_s))
-        try:
-            new.http.connect()
-        except (http.client.HTTPException, OSError) as error:
-            new.close()
-            watch.deadline.check()
-            raise _unreachable(watch.who, error) from error
-        notice_dead_peer(new.http.sock)
-        with self._lock:
-            self._connections += 1
-        watch.heard()
-        return new
-
-    def _open(self, origin: _Origin, timeout_s: float) -> http.client.HTTPConnection:
-        """An unconnected connection, through the proxy if there is one."""
-        if not origin.proxy:
-            if origin.tls:
-                return http.client.HTTPSConnection(
-                    origin.host, origin.port, timeout=timeout_s, context=self._context()
-                )
-            return http.client.HTTPConnection(origin.host, origin.port, timeout=timeout_s)
-        proxy = urlsplit(origin.proxy)
-        host, port = proxy.hostname or "", proxy.port or 80
-        if not origin.tls:
-            return http.client.HTTPConnection(host, port, timeout=timeout_s)
-        tunnel = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._context())
-        tunnel.set_tunnel(origin.host, origin.port, headers=_proxy_login(origin.proxy))
-        return tunnel
-
-    def _context(self) -> ssl.SSLContext:
-        with self._lock:
-            if self._tls is None:
-                self._tls = ssl.create_default_context()
-            return self._tls
-
-    def _keep(self, origin: _Origin, connection: _Connection) -> None:
-        connection.idle_since = time.monotonic()
-        with self._lock:
-            kept = self._idle.setdefault(origin, [])
-            if not self._closed and len(kept) < self._idle_per_host:
-                kept.append(connection)
-                return
-        connection.close()
-
     def _body(
         self,
-        connection: _Connection,
+        connection: Connection,
         response: http.client.HTTPResponse,
         start: int,
         end: int | None,
         sink: Sink,
         view: memoryview,
-        watch: _Watch,
+        watch: Watch,
     ) -> tuple[Fetched, bool]:
         """Gives the body to `sink`; also whether the connection may be kept."""
         skip, stop, total = _extent(response, start, end, watch.who)
@@ -545,10 +381,10 @@ class Downloader:
                     sink(at + fresh, view[fresh:n])
                     given += n - fresh
                 at += n
-        except _SilentError as error:
+        except SilentError as error:
             raise Interrupted(str(error), received=given) from error
         except _BrokenError as error:
-            text = f"the connection to {watch.who} broke: {_why(error.__cause__ or error)}"
+            text = f"the connection to {watch.who} broke: {why(error.__cause__ or error)}"
             raise Interrupted(text, received=given) from error.__cause__
         finally:
             with self._lock:
@@ -585,10 +421,10 @@ class _Pieces:
 
     def __init__(
         self,
-        connection: _Connection,
+        connection: Connection,
         response: http.client.HTTPResponse,
         view: memoryview,
-        watch: _Watch,
+        watch: Watch,
     ) -> None:
         self._http = connection.http
         self._response = response
@@ -611,12 +447,12 @@ class _Pieces:
             self._sock.settimeout(0)
             with suppress(BlockingIOError, ssl.SSLWantReadError):
                 self._ahead = len(reader.peek(1))
-            self._sock.settimeout(_SLICE_S)
+            self._sock.settimeout(SLICE_S)
 
     def next(self, room: int) -> int:
         """Puts up to `room` bytes at the buffer's start; their number, 0 at the body's end.
 
-        Raises _SilentError and _BrokenError, besides what `_Watch.check` raises.
+        Raises SilentError and _BrokenError, besides what `Watch.check` raises.
         """
         if self._left is not None:
             room = min(room, self._left)
@@ -655,7 +491,7 @@ class _Pieces:
             data = self._response.read1(room)
         except TimeoutError as error:
             self._watch.deadline.check()
-            raise _SilentError(f"{self._watch.who} fell silent") from error
+            raise SilentError(f"{self._watch.who} fell silent") from error
         except (http.client.HTTPException, OSError, ValueError) as error:
             raise _BrokenError from error
         self._view[: len(data)] = data
@@ -703,7 +539,7 @@ def _small_body(response: http.client.HTTPResponse, who: str) -> tuple[bytes, bo
     try:
         text = response.read(_BODY_MAX)
     except (http.client.HTTPException, OSError) as error:
-        raise Interrupted(f"the answer of {who} broke off: {_why(error)}") from error
+        raise Interrupted(f"the answer of {who} broke off: {why(error)}") from error
     return text, response.isclosed() and not response.will_close
 
 
@@ -733,82 +569,6 @@ def _refusal(response: http.client.HTTPResponse, body: bytes, who: str) -> SyndE
     return ProtocolError(f"{who} answered a download with {said}")
 
 
-def _split(url: str) -> tuple[str, str, str, int, str]:
-    """(scheme, netloc without login, host, port, path with query)."""
-    if _NOT_IN_URLS.search(url):
-        raise UsageError("the download URL holds signs that no URL may hold")
-    # Taken apart once per host, not per file: thousands of presigned URLs differ in the rest only.
-    base, slash, rest = url.partition("//")
-    host_part, cut, path = rest.partition("/")
-    if slash and "?" not in host_part and "#" not in host_part:
-        scheme, netloc, host, port = _split_host(f"{base}//{host_part}")
-        return scheme, netloc, host, port, (cut + path.partition("#")[0]) or "/"
-    scheme, netloc, host, port = _split_host(url)
-    parts = urlsplit(url)
-    return (
-        scheme,
-        netloc,
-        host,
-        port,
-        (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-    )
-
-
-@lru_cache(maxsize=256)
-def _split_host(url: str) -> tuple[str, str, str, int]:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise NotSupported(
-            f"cannot read from {parts.scheme or 'a URL without a scheme'}: only http and https"
-        )
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise UsageError("the download URL names no valid port") from error
-    return parts.scheme, parts.netloc.rpartition("@")[2], parts.hostname, port
-
-
-def _proxy(scheme: str, host: str, port: int) -> str:
-    """The proxy's URL for a host, by the usual variables; empty for none."""
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all") or ""
-    if not proxy or proxy_bypass(f"{host}:{port}"):
-        return ""
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if urlsplit(proxy).scheme != "http":
-        raise NotSupported(
-            "only http:// proxies can be used for downloads",
-            hint="see the variables http_proxy, https_proxy and no_proxy",
-        )
-    return proxy
-
-
-def _proxy_login(proxy: str) -> dict[str, str]:
-    parts = urlsplit(proxy)
-    if parts.username is None:
-        return {}
-    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
-
-
-def _unreachable(who: str, error: BaseException) -> SyndError:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ProtocolError(
-            f"the certificate of {who} is not valid: {error.verify_message}",
-            hint="a proxy of your network may sit between; SSL_CERT_FILE names further authorities",
-        )
-    return Offline(f"cannot reach {who}: {_why(error)}")
-
-
-def _why(error: BaseException) -> str:
-    """A short reason without any URL."""
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
-
-
 def _sleep(seconds: float, deadline: Deadline, cancelled: Callable[[], bool] | None) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
@@ -816,4 +576,4 @@ def _sleep(seconds: float, deadline: Deadline, cancelled: Callable[[], bool] | N
             raise Cancelled("the download was cancelled")
         if deadline.passed:
             raise DeadlineExceeded(f"{deadline.what} took longer than {deadline.total_s:g} s")
-        time.sleep(min(left, _SLICE_S))
+        time.sleep(min(left, SLICE_S))

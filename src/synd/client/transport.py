@@ -574,10 +574,10 @@ class Transport:
                 + (f" (the token came from {self._token.source})" if self._token else ""),
                 entity=entity,
             )
-        if status == 403:
-            return self._forbidden(said, code, entity)
         if code == "PROJECT_STORAGE_LIMIT_EXCEEDED":
             return QuotaExceeded(said, entity=entity)
+        if status == 403:
+            return self._forbidden(said, code, entity)
         if status in (500, 502, 503, 504) and "is not a table or view" in said:
             return UsageError(said, entity=entity)
         make: Callable[..., SyndError]

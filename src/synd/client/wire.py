@@ -135,7 +135,7 @@ def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield left[start : start + size]
 
 
-def _shaped(parse: Callable[P, R]) -> Callable[P, R]:
+def shaped(parse: Callable[P, R]) -> Callable[P, R]:
     """Turns what a wrong shape makes Python raise into ProtocolError."""
 
     @wraps(parse)
@@ -233,7 +233,7 @@ def children_request(
     return body
 
 
-@_shaped
+@shaped
 def children_page(answer: Json) -> ChildrenPage:
     """The page of a folder's listing."""
     return ChildrenPage(
@@ -244,13 +244,13 @@ def children_page(answer: Json) -> ChildrenPage:
     )
 
 
-@_shaped
+@shaped
 def list_of_headers(answer: Json) -> list[Header]:
     """``{"results": [EntityHeader]}``."""
     return [_header(row) for row in answer.get("results") or ()]
 
 
-@_shaped
+@shaped
 def entity_path(answer: Json) -> list[tuple[EntityId, str]]:
     """(id, name) from the project down."""
     rows = answer["path"]
@@ -258,19 +258,19 @@ def entity_path(answer: Json) -> list[tuple[EntityId, str]]:
     return [(entity_number(row["id"]), row["name"]) for row in rows[first:]]
 
 
-@_shaped
+@shaped
 def child_id(answer: Json) -> EntityId:
     """``{"id": "syn7"}``."""
     return entity_number(answer["id"])
 
 
-@_shaped
+@shaped
 def profile(answer: Json) -> Profile:
     """Who is logged in."""
     return Profile(id=str(answer["ownerId"]), name=str(answer.get("userName") or ""))
 
 
-@_shaped
+@shaped
 def version_list(answer: Json) -> list[VersionInfo]:
     """A page of an entity's versions."""
     return [
@@ -323,7 +323,7 @@ def bundle_request(*, annotations: bool, permissions: bool) -> Json:
     return body
 
 
-@_shaped
+@shaped
 def entity_bundle(answer: Json) -> Entity:
     """An entity with its file handle, restriction, and what else the bundle brought."""
     found = answer["entity"]
@@ -395,7 +395,7 @@ def batch_request(refs: Sequence[FileRef], *, kind: str = "FileEntity", urls: bo
     }
 
 
-@_shaped
+@shaped
 def file_batch(refs: Sequence[FileRef], answer: Json) -> list[Presigned]:
     """One value per ref, in the order asked for; a ref without an answer counts as not found."""
     by_handle: dict[str, Json] = {
@@ -443,19 +443,19 @@ def _amz_second(start: str) -> int:
     return int(datetime.strptime(f"{start}+0000", f"{_AMZ_DATE}%z").timestamp())
 
 
-@_shaped
+@shaped
 def column_names(answer: Json) -> frozenset[str]:
     """Names of a table's columns."""
     return frozenset(column["name"] for column in answer.get("results") or ())
 
 
-@_shaped
+@shaped
 def column_ids(answer: Json) -> list[str]:
     """Ids of the columns of ``POST /column/batch``, in the order asked for."""
     return [str(column["id"]) for column in answer["list"]]
 
 
-@_shaped
+@shaped
 def created_entity(answer: Json) -> EntityId:
     """The id in a bundle that was just made."""
     return entity_number(answer["entity"]["id"])
@@ -536,13 +536,13 @@ def csv_request(table: EntityId, sql: str) -> Json:
     }
 
 
-@_shaped
+@shaped
 def csv_result(answer: Json) -> FileHandleId:
     """The remote file handle of a finished CSV."""
     return FileHandleId(int(answer["resultsFileHandleId"]))
 
 
-@_shaped
+@shaped
 def job_token(answer: Json) -> str:
     """The token that a started job is asked for by."""
     return str(answer["token"])

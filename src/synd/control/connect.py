@@ -77,11 +77,16 @@ class Control:
         with self._open("GET", route, None, self.timeout_s) as reply:
             return _whole(reply, self.timeout_s).decode()
 
-    def events(self, *, idle_s: float = 60.0) -> Iterator[contract.Event]:
-        """Changes as they come, until the daemon ends. The daemon sends a sign of life every 15 s;
-        after `idle_s` without one, raises DeadlineExceeded.
+    def events(
+        self, *, since: str | None = None, follow: bool = True, idle_s: float = 60.0
+    ) -> Iterator[contract.Event]:
+        """Changes as they come, until the daemon ends; with `since` (ISO time) recent ones first, and
+        without `follow` nothing after them. The daemon sends a sign of life every 15 s; after `idle_s`
+        without one, raises DeadlineExceeded.
         """
-        with self._open("GET", contract.EVENTS, None, idle_s) as reply:
+        asked = {"follow": int(follow)} | ({} if since is None else {"since": since})
+        route = f"{contract.EVENTS}?{urlencode(asked)}"
+        with self._open("GET", route, None, idle_s) as reply:
             data: list[str] = []
             while True:
                 try:

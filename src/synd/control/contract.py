@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
+from synd.control.changes import LocalState, Pending
+
 if sys.version_info >= (3, 12):
     from typing import NotRequired, TypedDict
 else:
@@ -58,7 +60,8 @@ LOG_LEVEL = "/v1/log-level"
 SHUTDOWN = "/v1/shutdown"
 """POST ShutdownRequest → ShutdownReply: answered when drained or refused, before the socket closes."""
 EVENTS = "/v1/events"
-"""GET → server-sent events; `data:` is an Event."""
+"""GET `?since=&follow=0|1` → server-sent events; `data:` is an Event. With `since` (ISO time) the recent
+ones from then on come first; without `follow` the stream ends after them."""
 METRICS = "/metrics"
 """GET → Prometheus text."""
 OPENAPI = "/v1/openapi.json"
@@ -73,8 +76,14 @@ Sync = Literal[
     "uploading",
     "conflict",
     "virtual",
+    "blocked",
+    "held",
+    "local",
 ]
-"""Where a file's bytes are: only there; some here; all here; … ; `virtual` is made by synd itself."""
+"""Where a file's bytes are: only there; some here; all here; … ; `virtual` is made by synd itself.
+
+Of local changes: `modified` waits to be sent, `uploading` is being sent, `blocked` cannot be sent as it
+is, `held` is a delete that waits for a yes, `conflict` is a conflict copy, `local` is never sent."""
 JobState = Literal["pending", "running", "completed", "failed", "cancelled"]
 
 
@@ -171,15 +180,6 @@ class CacheUsage(TypedDict):
     keep_free_bytes: int
 
 
-class Pending(TypedDict):
-    """What would be lost to others, not to this machine, if the daemon stopped now."""
-
-    uploads: int
-    bytes: int
-    items: list[str]
-    """The first few, as paths."""
-
-
 class AppStatus(TypedDict):
     """What `DaemonServices.status` fills in; the control server adds the process's own part."""
 
@@ -194,7 +194,8 @@ class AppStatus(TypedDict):
     pending: Pending
     problems: list[Problem]
     safe_to_stop: bool
-    """Nothing is unsent, and no transfer to the service is under way."""
+    """Nothing is unsent, and no transfer to the service is under way. `pending` says what else there is:
+    what is blocked or held is safe on this disk, but waiting does not send it."""
 
 
 class Process(TypedDict):
@@ -232,6 +233,10 @@ class PathStatus(TypedDict):
     """When the service was last asked about it."""
     settled: bool
     """Nothing of it (or below it) waits for upload."""
+    local: NotRequired[LocalState]
+    """What this machine has of it beyond what the service told; left out: nothing."""
+    below: NotRequired[Pending]
+    """Of a folder: what is unsent in it and below."""
 
 
 class Why(TypedDict):
@@ -252,7 +257,14 @@ class WaitRequest(TypedDict):
 
 class WaitReply(TypedDict):
     settled: bool
+    stuck: bool
+    """What is left waits for somebody: waiting longer does not send it."""
+    reason: str
+    """Why it is stuck; empty when it is not."""
+    mend: str
     pending: Pending
+    transfers: list[Transfer]
+    """Under way to the service."""
     waited_s: float
 
 
@@ -370,8 +382,10 @@ class ShutdownReply(TypedDict):
 
 
 class Event(TypedDict):
-    """Something changed. Kinds: status, transfer, job, name, content, problem."""
+    """Something changed. Kinds: status, job, name, content, problem, edit, conflict."""
 
+    id: NotRequired[int]
+    """Counts the daemon's events."""
     kind: str
     at: str
     data: dict[str, object]

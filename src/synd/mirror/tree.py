@@ -169,7 +169,7 @@ class Tree:
 
     async def list_folder(self, folder: EntityId) -> None:
         """Asks for the whole listing of a folder and records it."""
-        began_ns = self._clock.now_ns()
+        began_ns, mark = self._clock.now_ns(), self.entities.mark()
         if folder == TOP and self.projects:
             await self._list_configured(began_ns)
             return
@@ -186,7 +186,7 @@ class Tree:
 
         def record() -> list[Change]:
             known = self.folders.is_listed(folder)
-            changes = self.entities.apply_listing(folder, headers)
+            changes = self.entities.apply_listing(folder, headers, mark)
             if not known:
                 # Nobody can have seen a name in a folder that was never listed.
                 changes = [c for c in changes if c.gone or c.moved_on]

@@ -163,7 +163,8 @@ async def _before(faults: list[Fault]) -> Reply | None:
         elif fault.action is Action.DROP_BEFORE:
             raise _DropError
         elif fault.action is Action.STATUS:
-            return Reply(fault.status, to_json({"reason": fault.reason}))
+            told = {"reason": fault.reason} | ({"errorCode": fault.code} if fault.code else {})
+            return Reply(fault.status, to_json(told))
         elif fault.action is Action.EXPIRE:
             return Reply(403, to_json({"reason": "Request has expired"}))
         elif fault.action is Action.ADD_FAILED:

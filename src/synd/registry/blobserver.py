@@ -146,6 +146,8 @@ class _Connection:
         """Bytes received beyond the request at hand."""
         self.sent_bytes = 0
         """Bytes of the body sent for the request at hand."""
+        self.reply = b""
+        """An answer that goes out once the request is in the log: who has it finds it counted."""
 
     def run(self) -> None:
         while not self.server.stopping:
@@ -195,6 +197,9 @@ class _Connection:
             )  # fmt: skip
         if status == 0:
             raise _DroppedError
+        if self.reply:
+            self.socket.sendall(self.reply)
+            self.reply = b""
         return keep
 
     def _with_faults(
@@ -323,7 +328,8 @@ class _Connection:
         aside = folder / f".{url.number}.{secrets.token_hex(6)}"
         stop_at = fault.bytes if fault is not None and fault.action is Action.TRUNCATE else None
         try:
-            md5 = self._receive(int(length), aside, stop_at)
+            spoil = fault.bytes if fault is not None and fault.action is Action.CORRUPT else None
+            md5 = self._receive(int(length), aside, stop_at, spoil)
             os.replace(aside, self.server.store.part(url.upload, url.number, md5))
         except BaseException:
             with contextlib.suppress(OSError):
@@ -332,13 +338,15 @@ class _Connection:
         if fault is not None and fault.action is Action.DROP_AFTER:
             return 0, False
         tail = "" if keep else "Connection: close\r\n"
-        self.socket.sendall(
-            f'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "{md5}"\r\n{tail}\r\n'.encode()
-        )
+        self.reply = f'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "{md5}"\r\n{tail}\r\n'.encode()
         return 200, keep
 
-    def _receive(self, length: int, aside: os.PathLike[str], stop_at: int | None) -> str:
-        """Streams a body to disk; its md5. `stop_at` drops the connection after so many bytes."""
+    def _receive(
+        self, length: int, aside: os.PathLike[str], stop_at: int | None, spoil: int | None
+    ) -> str:
+        """Streams a body to disk; its md5. `stop_at` drops the connection after so many bytes, `spoil`
+        inverts that byte.
+        """
         hasher = hashlib.md5(usedforsecurity=False)
         rate = self.server.bytes_per_s
         began = time.monotonic()
@@ -355,6 +363,10 @@ class _Connection:
                     if n == 0:
                         raise _DroppedError
                     chunk = view[:n]
+                if spoil is not None and got <= spoil < got + len(chunk):
+                    wrong = bytearray(chunk)
+                    wrong[spoil - got] ^= 0xFF
+                    chunk = memoryview(wrong)
                 hasher.update(chunk)
                 file.write(chunk)
                 got += len(chunk)

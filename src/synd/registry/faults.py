@@ -29,7 +29,7 @@ class Action(StrEnum):
     TRUNCATE = "truncate"
     """Announce the whole body, send `bytes` of it, close the connection."""
     CORRUPT = "corrupt"
-    """Invert byte number `bytes` of the body (counted in what is sent)."""
+    """Invert byte number `bytes` of the body (counted in what is sent; of a part, in what was received)."""
     DELAY = "delay"
     """Wait `seconds`, then handle the request."""
     EXPIRE = "expire"
@@ -54,6 +54,8 @@ class Fault:
     """How many matching requests it hits from there; 0 is all."""
     status: int = 503
     reason: str = "This failure was asked for."
+    code: str = ""
+    """The service's errorCode beside the reason, if any."""
     bytes: int = 0
     seconds: float = 0.0
     seen: int = 0
@@ -69,6 +71,7 @@ class Fault:
             "times": self.times,
             "status": self.status,
             "reason": self.reason,
+            "code": self.code,
             "bytes": self.bytes,
             "seconds": self.seconds,
             "seen": self.seen,
@@ -78,7 +81,18 @@ class Fault:
 
 def parse(body: dict[str, Any], number: int) -> Fault:
     """The rule that a JSON object describes, as POST /admin/faults takes it. Raises UsageError."""
-    known = {"method", "path", "action", "nth", "times", "status", "reason", "bytes", "seconds"}
+    known = {
+        "method",
+        "path",
+        "action",
+        "nth",
+        "times",
+        "status",
+        "reason",
+        "code",
+        "bytes",
+        "seconds",
+    }
     if unknown := sorted(set(body) - known):
         raise UsageError(
             f"unknown fields in a fault: {', '.join(unknown)}", hint=str(sorted(known))
@@ -93,6 +107,7 @@ def parse(body: dict[str, Any], number: int) -> Fault:
             int(body.get("times", 1)),
             int(body.get("status", 503)),
             str(body.get("reason", "This failure was asked for.")),
+            str(body.get("code", "")),
             int(body.get("bytes", 0)),
             float(body.get("seconds", 0.0)),
         )

@@ -7,7 +7,6 @@ network or a tool: `write` is a plain context manager around a few statements.
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import os
 import sqlite3
 import threading
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from synd.errors import ConfigError, StoreError
-from synd.store.migrations import MIGRATIONS, SCHEMA_VERSION
+from synd.store.migrations import MIGRATIONS, SCHEMA_FILES, SCHEMA_VERSION, script
 
 READER_CACHE_KIB = 8192
 WRITER_CACHE_KIB = 16384
@@ -71,15 +70,14 @@ class Store:
         if found == SCHEMA_VERSION:
             return
         if found == 0:
-            schema = importlib.resources.files("synd.store").joinpath("schema.sql").read_text()
             self._writer.executescript(
-                f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {script(*SCHEMA_FILES)}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
             return
-        for number, script in MIGRATIONS:
+        for number, step in MIGRATIONS:
             if number > found:
                 self._writer.executescript(
-                    f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;"
                 )
 
     @property
@@ -119,6 +117,16 @@ class Store:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+
+    def sync(self) -> None:
+        """Makes every committed transaction survive a power loss. Cost: one fdatasync."""
+        try:
+            with open(f"{self.path}-wal", "rb") as log:
+                os.fdatasync(log.fileno())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot sync {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
         """Closes all connections. Threads must have stopped using theirs."""

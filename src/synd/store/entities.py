@@ -32,6 +32,9 @@ TOP = EntityId(0)
 
 UNKNOWN_PARENT = EntityId(-1)
 
+REMEMBERED = 50_000
+"""Own changes that late answers are compared with: more than the service takes while it gives one."""
+
 _UNVERSIONED = CONTAINERS | {Kind.LINK, Kind.DOCKER_REPO, Kind.OTHER}
 
 
@@ -134,9 +137,32 @@ class Entities:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        # What we changed ourselves, by the count of such changes: an answer to a question from
+        # before it must not undo it. In memory, as questions do not outlive the process either.
+        self._changes = 0
+        self._changed: dict[EntityId, int] = {}
+
+    def mark(self) -> int:
+        """The present moment, to be taken before the service is asked and given with its answer."""
+        return self._changes
+
+    def _note(self, entity: EntityId) -> None:
+        self._changes += 1
+        self._changed.pop(entity, None)
+        self._changed[entity] = self._changes
+        while len(self._changed) > REMEMBERED:
+            del self._changed[next(iter(self._changed))]
+
+    def _changed_after(self, entity: EntityId, mark: int | None) -> bool:
+        return mark is not None and self._changed.get(entity, 0) > mark
 
     def find(self, entity: int) -> Row | None:
         found = self._store.read.execute(_GET, (entity,)).fetchone()
+        return Row._make(found) if found else None
+
+    def find_in(self, tx: sqlite3.Connection, entity: int) -> Row | None:
+        """As `find`, inside a transaction."""
+        found = tx.execute(_GET, (entity,)).fetchone()
         return Row._make(found) if found else None
 
     def get(self, entity: int) -> Row:
@@ -227,21 +253,26 @@ class Entities:
         found = self._store.read.execute(statement, (entity,)).fetchone()
         return bool(found and found[0])
 
-    def apply_listing(self, parent: EntityId, headers: Sequence[Header]) -> list[Change]:
+    def apply_listing(
+        self, parent: EntityId, headers: Sequence[Header], mark: int | None = None
+    ) -> list[Change]:
         """Makes a folder's rows those of a whole listing; returns what changed.
 
         Names that clash on a file system get their id; who has the lower id keeps the plain name.
-        One transaction. Cost: a row each, plus the rows of what changed.
+        With the `mark` from before the listing was asked for, it says nothing about entities that we
+        have changed ourselves since. One transaction. Cost: a row each, plus the rows of what changed.
         """
         with self._store.write() as tx:
             statement = """SELECT id, name, file_name, kind, version, modified_ns
                 FROM entity WHERE parent = ? AND listed = 1"""
             before = {row[0]: row for row in tx.execute(statement, (parent,))}
             changes: list[Change] = []
-            taken: set[bytes] = set()
+            ours = {i: row for i, row in before.items() if self._changed_after(i, mark)}
+            taken: set[bytes] = {row[2] for row in ours.values()}
+            before = {i: row for i, row in before.items() if i not in ours}
             wanted: dict[EntityId, tuple[Header, bytes]] = {}
             for header in sorted(headers, key=lambda h: h.id):
-                if header.id in wanted:
+                if header.id in wanted or self._changed_after(header.id, mark):
                     continue
                 known = tx.execute(_ELSEWHERE, (header.id,)).fetchone()
                 external = False
@@ -305,9 +336,68 @@ class Entities:
         return self.apply_entities([entity])[0]
 
     def apply_entities(self, entities: Sequence[Entity]) -> list[Change]:
-        """Records bundles in one transaction. Whether a folder lists them stays as it was."""
+        """Records bundles in one transaction. Whether a folder lists them stays as it was.
+
+        One that is older than what we made of the entity ourselves changes nothing.
+        """
         with self._store.write() as tx:
-            return [_apply_entity(tx, entity) for entity in entities]
+            return [self._apply(tx, entity) for entity in entities]
+
+    def _apply(self, tx: sqlite3.Connection, entity: Entity) -> Change:
+        if entity.id in self._changed:
+            known = tx.execute(_GET, (entity.id,)).fetchone()
+            row = None if known is None else Row._make(known)
+            if row is not None and row.modified_ns > entity.modified_on_ns:
+                return Change(row.id, row.parent, row.file_name, gone=False, moved_on=False)
+        return _apply_entity(tx, entity)
+
+    def put(self, tx: sqlite3.Connection, entity: Entity, *, fresh: bool = False) -> list[Change]:
+        """Records an entity as the service has it after a change of ours: in its folder's listing.
+
+        `fresh`: just made by us, so a folder holds nothing yet. Belongs to the caller's transaction.
+        """
+        self._note(entity.id)
+        old = tx.execute(_GET, (entity.id,)).fetchone()
+        was_listed = _is_listed(tx, entity.id)
+        _apply_entity(tx, entity)
+        row = Row._make(tx.execute(_GET, (entity.id,)).fetchone())
+        changes: list[Change] = []
+        if old is not None and was_listed and (old[1], old[3]) != (row.parent, row.file_name):
+            changes.append(Change(row.id, old[1], old[3], gone=True, moved_on=False))
+        if row.parent != TOP or was_listed:
+            tx.execute("UPDATE entity SET listed = 0 WHERE id = ?", (row.id,))
+            external = _needs_url_name(entity)
+            name = file_name_of(entity.name, entity.kind, entity.id, external=external)
+            other = tx.execute(_CHILD, (row.parent, name)).fetchone()
+            if other is not None and other[2] == entity.name:
+                # The service lets nobody else have that name: what we know of the other is old.
+                tx.execute("UPDATE entity SET listed = 0 WHERE id = ?", (other[0],))
+                changes.append(Change(other[0], row.parent, name, gone=True, moved_on=False))
+            elif other is not None:
+                name = file_name_of(
+                    entity.name, entity.kind, entity.id, external=external, taken=True
+                )
+            tx.execute("UPDATE entity SET file_name = ?, listed = 1 WHERE id = ?", (name, row.id))
+            row = row._replace(file_name=name)
+        if fresh and entity.kind.is_container:
+            tx.execute(_LISTED_EMPTY, (row.id,))
+        moved_on = old is not None and old[5] != row.version
+        appeared = old is None or not was_listed or bool(changes)
+        return [
+            *changes,
+            Change(row.id, row.parent, row.file_name, gone=False, moved_on=moved_on, appeared=appeared),
+        ]  # fmt: skip
+
+    def drop(self, tx: sqlite3.Connection, entity: EntityId) -> list[Change]:
+        """Takes an entity that the service has no more out of its folder's listing, in the caller's
+        transaction.
+        """
+        self._note(entity)
+        row = tx.execute(_GET, (entity,)).fetchone()
+        if row is None:
+            return []
+        tx.execute("UPDATE entity SET listed = 0 WHERE id = ?", (entity,))
+        return [Change(entity, row[1], row[3], gone=True, moved_on=False)]
 
     def forget(self, entity: EntityId) -> Change | None:
         """Takes an entity that the service no longer shows out of its folder's listing."""
@@ -386,11 +476,15 @@ class Entities:
             )
 
 
+def _is_listed(tx: sqlite3.Connection, entity: EntityId) -> bool:
+    found = tx.execute("SELECT listed FROM entity WHERE id = ?", (entity,)).fetchone()
+    return bool(found and found[0])
+
+
 def _apply_entity(tx: sqlite3.Connection, entity: Entity) -> Change:
     parent = TOP if entity.kind is Kind.PROJECT else (entity.parent or UNKNOWN_PARENT)
     old = tx.execute(_GET, (entity.id,)).fetchone()
-    listed = tx.execute("SELECT listed FROM entity WHERE id = ?", (entity.id,)).fetchone()
-    is_listed = bool(listed and listed[0])
+    is_listed = _is_listed(tx, entity.id)
     number = version_of(entity.kind, entity.version)
     external = _needs_url_name(entity)
     file_name = file_name_of(entity.name, entity.kind, entity.id, external=external)
@@ -400,6 +494,11 @@ def _apply_entity(tx: sqlite3.Connection, entity: Entity) -> Change:
             file_name = file_name_of(
                 entity.name, entity.kind, entity.id, external=external, taken=True
             )
+            if clash[2] == entity.name and old is not None and old[1] == parent:
+                # The service lets two have one name never, so what is known of the other is old. Until
+                # the folder is listed again, at the next poll, this one keeps the name it had.
+                file_name = old[3]
+                tx.execute("UPDATE folder SET sum_bytes = -2 WHERE id = ?", (parent,))
     header = (
         entity.id, parent, entity.name, file_name, str(entity.kind), number,
         entity.created_on_ns, entity.modified_on_ns, entity.modified_by,
@@ -425,6 +524,13 @@ def _apply_entity(tx: sqlite3.Connection, entity: Entity) -> Change:
     moved_on = old is not None and (old[5] != number or old[3] != file_name)
     return Change(entity.id, parent, file_name, gone=False, moved_on=moved_on)
 
+
+# Nobody else can have seen a folder that we have just made.
+_LISTED_EMPTY = """INSERT INTO folder (id, listed_ns, checked_ns, total, sum_bytes, project)
+ SELECT e.id, e.modified_ns, e.modified_ns, 0, 0, coalesce(p.project, 0)
+ FROM entity AS e LEFT JOIN folder AS p ON p.id = e.parent WHERE e.id = ?
+ ON CONFLICT (id) DO UPDATE SET listed_ns = excluded.listed_ns, checked_ns = excluded.checked_ns,
+  total = 0, sum_bytes = 0, project = excluded.project"""
 
 # Where an entity of a listing was known before, and whether it is a link without a size.
 _ELSEWHERE = """SELECT parent, file_name, listed, version, url IS NOT NULL AND size IS NULL
@@ -487,4 +593,4 @@ def file_name_of(
     suffix = ".url" if external else _SUFFIX.get(kind, "")
     if suffix and name.lower().endswith(suffix):
         suffix = ""
-    return to_file_name(name, entity, suffix=suffix, taken=taken).encode()
+    return to_file_name(name, entity, suffix=suffix, taken=taken).encode(errors="surrogateescape")

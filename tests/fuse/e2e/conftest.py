@@ -191,7 +191,7 @@ def _extremes(shown: Shown) -> None:
 @pytest.fixture(scope="module")
 def mounted(ground: Path, shown: Shown) -> Iterator[World]:
     """The shared projects on a mount, over the kernel's own protocol."""
-    one = World(ground / "kernel", shown.remote)
+    one = World(ground / "kernel", shown.remote, read_only="true")
     (ground / "kernel").chmod(0o755)
     try:
         one.up()
@@ -203,7 +203,7 @@ def mounted(ground: Path, shown: Shown) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def portable(ground: Path, shown: Shown) -> Iterator[World]:
     """The same over libfuse."""
-    one = World(ground / "libfuse", shown.remote, transport="libfuse")
+    one = World(ground / "libfuse", shown.remote, transport="libfuse", read_only="true")
     try:
         one.up()
         yield one

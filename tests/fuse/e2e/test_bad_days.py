@@ -696,12 +696,12 @@ class TestPortable:
         assert world.text("stat", "-c", "%s", small) == "19\n"
 
     def test_refusals_always_have_their_errno(self, bad: Bad, world: World) -> None:
-        """Terms are EACCES, a missing name is ENOENT, a write is EROFS."""
+        """Terms are EACCES, a missing name is ENOENT, a write to what synd makes is EROFS."""
         bad.server.rest("POST", "/admin/terms", {"entityId": bad.small, "unmet": True})
 
         assert world.read_error(bad.at(world, "small.txt")) == "EACCES"
         assert world.read_error(bad.at(world, "none.txt")) == "ENOENT"
-        assert world.errno("open(argv[0], 'w')", bad.at(world, "new.txt")) == "EROFS"
+        assert world.errno("open(argv[0], 'w')", bad.at(world, "small.txt@1")) == "EROFS"
 
     def test_down_when_reading_ends_all(self, bad: Bad, world: World) -> None:
         """`synd down --lazy` ends mount, daemon and holder while a program waits."""

@@ -14,6 +14,7 @@ import pytest
 
 from synd.client.transfer import Downloader
 from synd.clock import Deadline
+from tests.support.registry import Registry, running
 
 SIZE = 256 << 20
 
@@ -113,3 +114,72 @@ def test_threads_when_reading_pages_make_2500_requests_a_second(url: str) -> Non
         assert downloader.counts().connections <= 4
 
     assert best >= 2500
+
+
+UPLOAD = """
+import asyncio, resource, sys, time
+from pathlib import Path
+from synd.client.credentials import Token, from_base
+from synd.client.remote import Outgoing
+from synd.client.service import SynapseClient
+from synd.client.throttle import Limits
+from synd.digest import md5_of_file
+url, token, folder, at_once = sys.argv[1:]
+files = [
+    Outgoing(path, path.stat().st_size, md5_of_file(path), path.name)
+    for path in sorted(Path(folder).iterdir())
+]
+async def main():
+    async with SynapseClient(from_base(url), Token(token), limits=Limits(64, 0)) as client:
+        project = await client.own_project("speed")
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        left = iter(files)
+        async def work():
+            for what in left:
+                await client.upload(what, project)
+        await asyncio.gather(*(work() for _ in range(int(at_once))))
+        took = time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(took, after - before)
+asyncio.run(main())
+"""
+
+
+def _upload(registry: Registry, folder: Path, at_once: int) -> tuple[float, int]:
+    """(seconds, KiB of further memory) of uploading a folder's files in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", UPLOAD, registry.url, registry.token, str(folder), str(at_once)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    took, more = done.stdout.split()
+    return float(took), int(more)
+
+
+@pytest.mark.slow
+def test_large_upload_when_sent_holds_little_of_it_in_memory(tmp_path: Path) -> None:
+    """A few buffers, whatever the size of the file."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    with open(folder / "large", "wb") as file:
+        file.writelines(os.urandom(1 << 20) for _ in range(SIZE >> 20))
+    with running(tmp_path / "data") as registry:
+        took, more_kib = _upload(registry, folder, 1)
+
+    assert more_kib < 48 << 10
+    assert SIZE / took > 50e6
+
+
+@pytest.mark.slow
+def test_small_uploads_when_many_are_bound_by_the_latency(tmp_path: Path) -> None:
+    """Five steps of 20 ms each, 32 files at once: 3.2 s for a thousand where nothing else took time."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for n in range(1000):
+        (folder / f"{n}.txt").write_bytes(os.urandom(500))
+    with running(tmp_path / "data", "--latency-ms", "20") as registry:
+        took, _ = _upload(registry, folder, 32)
+
+    assert took < 15

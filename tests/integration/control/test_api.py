@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from synd import errors
-from synd.control import contract
+from synd.control import changes, contract
 from synd.control.connect import Control
 from tests.support.daemons import control_api, until
 
@@ -36,6 +36,13 @@ GETS = [
     (contract.CACHE, {}, contract.CacheUsage),
     (contract.JOBS, {}, contract.Jobs),
     (contract.CONFIG, {}, dict[str, object]),
+    (changes.PENDING, {}, changes.Pending),
+    (changes.PENDING, {"path": "/mnt/synapse/P", "limit": 3}, changes.Pending),
+    (changes.DIFF, {"path": "/mnt/synapse/P/a"}, changes.Difference),
+    (changes.CONFLICTS, {"all": 1}, changes.Conflicts),
+    (f"{changes.CONFLICTS}/3", {}, changes.Conflict),
+    (changes.RECOVERED, {}, changes.RecoveredList),
+    (changes.TRACKED, {}, changes.TrackedList),
 ]
 POSTS = [
     (contract.WAIT, {"path": None, "timeout_s": 1}, contract.WaitReply),
@@ -44,6 +51,17 @@ POSTS = [
     (contract.CACHE_PIN, {"targets": ["syn5"]}, contract.CacheReply),
     (contract.CACHE_UNPIN, {"targets": ["syn5"]}, contract.CacheReply),
     (contract.CACHE_VERIFY, {"targets": []}, contract.Job),
+    (changes.DISCARD, {"targets": ["/mnt/synapse/P/a"]}, changes.Discarded),
+    (changes.UPLOAD_NOW, {"path": None}, changes.Pending),
+    (changes.PAUSE, {}, changes.Pending),
+    (changes.RESUME, {}, changes.Pending),
+    (changes.APPROVE, {"targets": []}, changes.Approved),
+    (f"{changes.CONFLICTS}/3/resolve", {"keep": "both"}, changes.Conflict),
+    (changes.RESTORE, {"target": "4"}, changes.Restored),
+    (changes.COMMENT, {"path": "/m/a", "comment": "c", "label": ""}, changes.Unsent),
+    (changes.ANNOTATE, {"path": "/m/a", "set": {"k": ["v"]}, "remove": []}, changes.Unsent),
+    (changes.TRACK, {"folder": "/t", "target": "syn4"}, changes.Tracked),
+    (changes.UNTRACK, {"folder": "/tracked"}, changes.Tracked),
     (
         contract.SHUTDOWN,
         {"timeout_s": 0, "lazy": False, "keep_mount": False},
@@ -52,16 +70,29 @@ POSTS = [
 ]
 
 
+@pytest.fixture
+def full(api):
+    """One of each thing."""
+    api.services.unsent = ["/mnt/synapse/P/a"]
+    api.services.edits.add_conflict("3", "/mnt/synapse/P/a")
+    api.services.edits.take("4", "/mnt/synapse/P/a")
+    api.services.edits.folders["/tracked"] = {
+        "folder": "/tracked", "entity": "syn4", "path": "", "since_at": "t", "state": "watching",
+        "files": None, "unsent": 0, "problems": 0, "scanned_at": None, "reason": "", "mend": "",
+    }  # fmt: skip
+    return api
+
+
 class TestShapes:
     @pytest.mark.parametrize(("route", "query", "shape"), GETS, ids=lambda v: str(v)[:40])
-    def test_get_always_answers_the_contract(self, api, route, query, shape):
+    def test_get_always_answers_the_contract(self, full, route, query, shape):
         """Every GET has the shape that the contract states."""
-        TypeAdapter(shape).validate_python(api.control.get(route, **query))
+        TypeAdapter(shape).validate_python(full.control.get(route, **query))
 
     @pytest.mark.parametrize(("route", "body", "shape"), POSTS, ids=lambda v: str(v)[:40])
-    def test_post_always_answers_the_contract(self, api, route, body, shape):
+    def test_post_always_answers_the_contract(self, full, route, body, shape):
         """Every POST has the shape that the contract states."""
-        TypeAdapter(shape).validate_python(api.control.post(route, body))
+        TypeAdapter(shape).validate_python(full.control.post(route, body))
 
     def test_openapi_always_holds_every_route(self, api):
         """The API describes itself."""
@@ -69,7 +100,7 @@ class TestShapes:
 
         routes = {
             value
-            for name, value in vars(contract).items()
+            for name, value in (vars(contract) | vars(changes)).items()
             if name.isupper() and isinstance(value, str) and value.startswith("/v1/")
         } - {contract.OPENAPI}
         assert routes <= set(told["paths"])
@@ -173,6 +204,45 @@ class TestShutdown:
 
         assert not api.services.unmounted
         assert api.lifecycle.stops[0]["keep_mount"] is True
+
+    def test_shutdown_always_drains_before_and_after_the_mount_goes(self, api):
+        """What was closed meanwhile is sent too, all within one bound."""
+        api.control.post(contract.SHUTDOWN, {"timeout_s": 5})
+        first, second = (t for what, t in api.services.asked if what == "drain")
+
+        assert first == 5
+        assert 0 < second <= 5
+
+
+class TestChanges:
+    @pytest.mark.parametrize(
+        ("route", "body", "field"),
+        [
+            (changes.DISCARD, {"targets": []}, "targets"),
+            (f"{changes.CONFLICTS}/3/resolve", {"keep": "mine"}, "keep"),
+            (changes.COMMENT, {"path": "/m/a", "comment": "x" * 300}, "comment"),
+            (changes.TRACK, {"folder": "/t"}, "target"),
+        ],
+        ids=str,
+    )
+    def test_change_when_a_field_is_wrong_names_it(self, full, route, body, field):
+        """And nothing is done."""
+        with pytest.raises(errors.UsageError, match=field):
+            full.control.post(route, body)
+
+        assert full.services.edits.asked == []
+
+    def test_events_when_asked_for_recent_ones_end_after_them(self, api):
+        """With `since`, and without `follow`; a time that is none is refused."""
+        api.services.recent = [
+            {"id": 1, "kind": "job", "at": "2024-01-01T00:00:00.000Z", "data": {}},
+            {"id": 2, "kind": "job", "at": "2024-01-03T00:00:00.000Z", "data": {}},
+        ]
+        found = list(api.control.events(since="2024-01-02T00:00:00Z", follow=False))
+
+        assert [2] == [e["id"] for e in found]
+        with pytest.raises(errors.UsageError, match="lately"):
+            list(api.control.events(since="lately", follow=False))
 
 
 class TestJobs:

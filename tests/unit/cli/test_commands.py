@@ -22,6 +22,20 @@ COMMANDS = [
     ["cache", "verify"],
     ["jobs"],
     ["jobs", "--all"],
+    ["diff", "/mnt/synapse/P/a"],
+    ["upload-now"],
+    ["upload-now", "--wait", "/mnt/synapse/P"],
+    ["pause"],
+    ["resume"],
+    ["approve", "--all"],
+    ["comment", "/mnt/synapse/P/a", "better", "--label", "v2"],
+    ["annotate", "/mnt/synapse/P/a", "tissue=liver", "--remove", "draft"],
+    ["conflicts"],
+    ["conflicts", "list", "--all"],
+    ["restore"],
+    ["restore", "--list"],
+    ["tracked"],
+    ["track", "/tmp", "syn4"],
     ["config", "list"],
     ["config", "get", "mount"],
     ["config", "set", "mount", "/x"],
@@ -58,7 +72,7 @@ class TestStatus:
         assert "safe to stop: everything is sent" in synd("status").out
         daemon.unsent = ["/mnt/synapse/P/a"]
 
-        assert "not safe to stop: 1 edits" in synd("status").out
+        assert "not safe to stop: 1 change (10 B) unsent" in synd("status").out
         assert synd("status", "--json").json["safe_to_stop"] is False
 
     def test_status_when_there_are_problems_shows_them_with_hints(self, synd, daemon):
@@ -82,7 +96,7 @@ class TestWait:
         said = synd("wait", "--timeout", "0")
 
         assert said.code == 75
-        assert "1 edits (10 B) are not sent yet" in said.out
+        assert "1 change (10 B) not sent yet" in said.out
 
     def test_wait_of_a_path_asks_for_that_path(self, synd, daemon, monkeypatch):
         """A relative path becomes what the daemon knows."""
@@ -204,6 +218,31 @@ class TestCompletion:
         )
 
         assert asked.stdout.split() == ["status"]
+
+    @pytest.mark.parametrize(
+        ("words", "offered"),
+        [
+            ("synd diff te", "_files"),
+            ("synd discard te", "_files"),
+            ("synd track /t", "_files"),
+            ("synd conflicts resolve 3 --keep ", '"local" "remote" "both"'),
+        ],
+    )
+    def test_completion_where_a_path_is_wanted_leaves_it_to_the_shell(self, home, words, offered):
+        """Files are the shell's own to complete; choices are ours."""
+        import os
+        import subprocess
+        import sys
+
+        asked = subprocess.run(
+            [sys.executable, "-m", "synd.cli.main"],
+            env=os.environ | {"_SYND_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+        assert offered in " ".join(asked.stdout.split())
 
 
 class TestLogin:

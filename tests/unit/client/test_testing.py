@@ -119,10 +119,10 @@ def test_trash_when_emptied_out_again_restores_all_below() -> None:
     async def work() -> None:
         remote = FakeRemote()
         ids = remote.tree(None, {"P": {"d": {"a": b"1"}}})
-        remote.delete(ids["P/d"])
+        remote.trash(ids["P/d"])
         with pytest.raises(NotFound):
             await remote.entity(ids["P/d/a"])
-        remote.restore(ids["P/d"])
+        remote.untrash(ids["P/d"])
 
         assert (await remote.entity(ids["P/d/a"])).name == "a"
 

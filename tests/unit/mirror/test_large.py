@@ -266,7 +266,7 @@ class TestBadStorage:
 
     def test_bytes_that_are_gone_fail_the_read(self, build, remote, file, storage):
         """404 from the service: an error, at once."""
-        remote.delete(file.entity)
+        remote.trash(file.entity)
         parts = build()
         reader = parts.streams.reader(file)
         with pytest.raises(NotFound):

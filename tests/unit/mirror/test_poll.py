@@ -131,7 +131,7 @@ class TestPoller:
     CHANGES: ClassVar = {
         "added": lambda r, ids: r.file(ids["P/d"], "new", b"x"),
         "renamed": lambda r, ids: r.rename(ids["P/d/a"], "z"),
-        "deleted": lambda r, ids: r.delete(ids["P/d/a"]),
+        "deleted": lambda r, ids: r.trash(ids["P/d/a"]),
         "new version": lambda r, ids: r.new_version(ids["P/d/a"], b"22"),
         "annotated": lambda r, ids: r.annotate(ids["P/d/a"], k="v"),
         "moved away": lambda r, ids: r.move(ids["P/d/a"], ids["P"]),
@@ -221,7 +221,7 @@ class TestPoller:
 
     def test_deleted_folder_is_told_and_does_not_starve_the_others(self, parts, clock, remote, ids):
         """It leaves its parent at once, and is not asked about over and over."""
-        remote.delete(ids["P/d"])
+        remote.trash(ids["P/d"])
         clock.advance(31)
         self.step(parts)
 
@@ -285,12 +285,12 @@ class TestPoller:
 
     def test_gone_entity_that_comes_back_is_seen(self, parts, clock, remote, ids):
         """Restored from the trash can."""
-        remote.delete(ids["P/d"])
+        remote.trash(ids["P/d"])
         clock.advance(31)
         self.step(parts)
         with pytest.raises(NotFound):
             parts.node("P/d")
-        remote.restore(ids["P/d"])
+        remote.untrash(ids["P/d"])
         clock.advance(31)
         with suppress(NotFound):
             self.step(parts)

@@ -152,7 +152,7 @@ class TestWaiting:
         parts = build()
         parts.entries("P/d")
         one, two, three = rows(parts, folder)[:3]
-        remote.delete(one.id)
+        remote.trash(one.id)
         remote.permit(two.id, Access(can_view=False))
         waits = [parts.sizes.want(r) for r in (one, two, three)]
 

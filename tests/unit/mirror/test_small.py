@@ -140,7 +140,7 @@ def test_truncated_content_is_never_taken_for_the_file(build, remote, file, stor
     ("spoil", "error"),
     [
         (lambda r, f: r.permit(f.entity, Access(can_download=False)), Forbidden),
-        (lambda r, f: r.delete(f.entity), NotFound),
+        (lambda r, f: r.trash(f.entity), NotFound),
     ],
     ids=["closed", "gone"],
 )

@@ -49,7 +49,7 @@ class TestListing:
             page = await real(parent, **how)
             pages += 1
             if pages == 1:
-                remote.delete(first)
+                remote.trash(first)
             return page
 
         remote.children = children
@@ -63,7 +63,7 @@ class TestListing:
         """404: the name is taken away, and the kernel told."""
         parts = build()
         parts.entries("P")
-        remote.delete(big)
+        remote.trash(big)
         with pytest.raises(NotFound):
             parts.tree.listed(big).result(20)
 
@@ -105,7 +105,7 @@ class TestTop:
     def test_chosen_projects_only_and_missing_ones_left_out(self, build, remote):
         """A project that is gone or closed does not take the others with it."""
         p, q, r = (remote.project(n) for n in "PQR")
-        remote.delete(q)
+        remote.trash(q)
         remote.permit(r, Access(can_view=False))
         parts = build(projects=[p, q, r, EntityId(999999)])
 
@@ -187,7 +187,7 @@ class TestDetails:
         ids = remote.tree(None, {"P": {"a": b"1"}})
         parts = build()
         parts.entries("P")
-        remote.delete(ids["P/a"])
+        remote.trash(ids["P/a"])
         with pytest.raises(NotFound):
             parts.tree.detailed(ids["P/a"]).result(20)
 

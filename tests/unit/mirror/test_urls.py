@@ -106,7 +106,7 @@ def test_dropped_url_is_asked_for_anew_and_a_newer_one_stays(urls, remote, refs)
 def test_refusals_say_which_and_spare_the_others(urls, remote, refs):
     """One batch, each its own answer."""
     remote.permit(refs[1].entity, Access(can_download=False))
-    remote.delete(refs[2].entity)
+    remote.trash(refs[2].entity)
     stranger = FileRef(FileHandleId(1), EntityId(999))
     good, closed, gone, unknown = urls.want([refs[0], refs[1], refs[2], stranger])
 

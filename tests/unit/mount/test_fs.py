@@ -90,7 +90,7 @@ class TestNames:
         assert (ids["P/dir"], True) == (folder.ino, stat.S_ISDIR(folder.mode))
         assert (ids["P/dir/a.txt"], 5, True) == (file.ino, file.size, stat.S_ISREG(file.mode))
         assert entity_node(ids["P/dir/a.txt"], 1) == file.node
-        assert 0o444 == stat.S_IMODE(file.mode)
+        assert 0o644 == stat.S_IMODE(file.mode)
         assert KNOWN_TTL_S == file.attr_ttl_s == file.entry_ttl_s
 
     @pytest.mark.parametrize("name", ["nope", "A.TXT", "a.txt@2", "@nothing", "a.txt/"])
@@ -138,8 +138,8 @@ class TestNames:
             entry = next(iterator)
             first.append(entry.name.decode())
             cookie = entry.cookie
-        remote.delete(files[10])
-        remote.delete(files[2000])
+        remote.trash(files[10])
+        remote.trash(files[2000])
         remote.file(project, "new", b"")
         parts.poll(project)
         rest = [
@@ -158,15 +158,24 @@ class TestNames:
             with pytest.raises(IsDirectory):
                 got(parts.fs.open(node, os.O_RDONLY))
 
-    def test_every_change_is_refused(self, parts):
-        """The mount is read-only, and says what to do."""
-        node = parts.node("P/top.txt").node
-        for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
-            with pytest.raises(ReadOnly):
-                parts.fs.open(node, flags)
+    @pytest.mark.parametrize("path", ["P/dir/a.txt@1", "P/@info/top.txt.json"])
+    def test_change_of_what_synd_makes_is_refused(self, parts, path):
+        """Old versions and descriptions cannot be written, and the error says what to do."""
+        node = parts.node(path).node
         with pytest.raises(ReadOnly) as told:
-            parts.fs.change("unlink", node, b"top.txt")
+            parts.fs.open(node, os.O_WRONLY)
         assert told.value.hint
+
+    def test_open_for_writing_leads_to_a_staging_node(self, parts):
+        """The entity's own node is left to its readers; the name leads to the bytes of the edit."""
+        before = parts.node("P/dir/a.txt").node
+        with pytest.raises(Stale):
+            got(parts.fs.open(before, os.O_RDWR))
+
+        after = parts.node("P/dir/a.txt")
+        assert NodeKind.STAGED == unpack(after.node).kind
+        assert parts.node("P/dir/a.txt").ino == after.ino
+        assert b"hello" == parts.read("P/dir/a.txt")
 
 
 def _listed(parts: Parts, path: str) -> int:
@@ -634,7 +643,7 @@ class TestNotices:
             (lambda: remote.file(ids["P/dir"], "new", b"n"), {b"new"}),
             (lambda: remote.rename(ids["P/dir/a.txt"], "b.txt"), {b"a.txt", b"b.txt"}),
             (lambda: remote.new_version(ids["P/dir/big"], b"other"), {b"big"}),
-            (lambda: remote.delete(ids["P/dir/empty"]), {b"empty"}),
+            (lambda: remote.trash(ids["P/dir/empty"]), {b"empty"}),
         ):
             change()
             seen.poll()

@@ -8,7 +8,7 @@ import json
 from synd.cache.folder import CacheEvent, What
 from synd.ids import ContentKey, JobId
 from synd.jobs.model import Job, JobState
-from syndd.schedule.events import BOUND, Events
+from syndd.schedule.events import BOUND, KEPT, Events
 
 
 def run(work) -> None:
@@ -88,5 +88,42 @@ def test_listener_that_left_is_forgotten():
         await stream.aclose()
         assert set() == events._queues
         events.of_content(2, "cached")
+
+    run(work)
+
+
+def test_listener_that_asks_for_recent_events_hears_them_first_and_once():
+    """Then those to come; nothing is lost or told twice between."""
+
+    async def work() -> None:
+        events = Events()
+        events.bind(asyncio.get_running_loop())
+        events.of_content(1, "cached")
+        events.of_content(2, "cached")
+        stream = events.subscribe("")
+        heard = [await anext(stream), await anext(stream)]
+        events.of_content(3, "cached")
+        heard.append(await anext(stream))
+        await stream.aclose()
+
+        assert ["syn1", "syn2", "syn3"] == [e["data"]["entity"] for e in heard]
+        assert [1, 2, 3] == [e["id"] for e in heard]
+
+    run(work)
+
+
+def test_listener_that_does_not_follow_ends_after_the_recent_events():
+    """As `synd events --no-follow`; what is older than it asked for is left out."""
+
+    async def work() -> None:
+        events = Events()
+        for number in range(KEPT + 5):
+            events.of_content(number, "cached")
+        heard = [e async for e in events.subscribe("", follow=False)]
+        late = [e async for e in events.subscribe("9999", follow=False)]
+
+        assert KEPT == len(heard)
+        assert "syn5" == heard[0]["data"]["entity"]
+        assert [] == late
 
     run(work)

@@ -8,23 +8,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from functools import lru_cache
 
 from syndd.mount import wire
 from syndd.mount.ops import DirEntry
+from syndd.mount.transport.replies import split_ttl
 
-BLOCK = 4096
-"""st_blksize."""
-_NS = 1_000_000_000
 _NO_NODE = (0,) * 22
 """An entry_out with node 0: the kernel lists the name and looks it up only if somebody stats it."""
-
-
-@lru_cache(maxsize=1024)
-def split_ttl(seconds: float) -> tuple[int, int]:
-    """A time-out as the protocol spells it: seconds and nanoseconds."""
-    whole = int(seconds)
-    return whole, int((seconds - whole) * _NS)
 
 
 class Folder:
@@ -117,17 +107,25 @@ def _pack_plus(folder: Folder, out: bytearray, at: int, offset: int, uid: int, g
             if attr is None:
                 structs[words].pack_into(out, at, *_NO_NODE, ino, offset, length, mode >> 12, name)
             else:
-                node, st_ino, st_mode, size, mtime, ctime, nlink, attr_ttl, entry_ttl = attr
+                (
+                    node, st_ino, st_mode, size, mtime, ctime, nlink, attr_ttl, entry_ttl,
+                    atime, own_uid, own_gid, rdev, blocks,
+                ) = attr  # fmt: skip
                 attr_s, attr_ns = split_ttl(attr_ttl)
                 entry_s, entry_ns = split_ttl(entry_ttl)
                 mtime_s, mtime_ns = divmod(mtime, 1_000_000_000)
                 ctime_s, ctime_ns = divmod(ctime, 1_000_000_000)
+                if atime == -1:
+                    atime_s, atime_ns = mtime_s, mtime_ns
+                else:
+                    atime_s, atime_ns = divmod(atime, 1_000_000_000)
                 structs[words].pack_into(
                     out, at,
                     node, 0, entry_s, attr_s, entry_ns, attr_ns,
-                    st_ino, size, (size + 511) >> 9,
-                    mtime_s, mtime_s, ctime_s, mtime_ns, mtime_ns, ctime_ns,
-                    st_mode, nlink, uid, gid, 0, 4096, 0,
+                    st_ino, size, (size + 511) >> 9 if blocks < 0 else blocks,
+                    atime_s, mtime_s, ctime_s, atime_ns, mtime_ns, ctime_ns,
+                    st_mode, nlink,
+                    uid if own_uid < 0 else own_uid, gid if own_gid < 0 else own_gid, rdev, 4096, 0,
                     ino, offset, length, mode >> 12, name,
                 )  # fmt: skip
             at = after

@@ -1,0 +1,155 @@
+"""What a path or an id that somebody names stands for: found through the overlay and the tree.
+
+Never through the mount: the daemon would wait for its own answer. Unknown names are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from synd.errors import NotFound
+from synd.ids import EntityId, Version, entity_version, syn
+from synd.mirror.tree import Tree
+from synd.model import Kind
+from synd.paths import RESERVED, split_version
+from synd.store.entities import TOP, Row
+from synd.store.local import Local
+from syndd.showing import Showing
+
+
+class Place(NamedTuple):
+    """What was found. All empty: the top of the mount."""
+
+    row: Row | None = None
+    """Its entity, as far as the service has one."""
+    version: Version | None = None
+    """The one that was named."""
+    local: Local | None = None
+    """What was made or changed here."""
+
+    @property
+    def key(self) -> int:
+        if self.local is not None:
+            return self.local.key
+        return TOP if self.row is None else self.row.id
+
+    @property
+    def entity(self) -> EntityId | None:
+        if self.local is not None:
+            return self.local.entity
+        return TOP if self.row is None else self.row.id
+
+    @property
+    def is_folder(self) -> bool:
+        if self.local is not None:
+            return self.local.is_folder
+        return self.row is None or Kind(self.row.kind).is_container
+
+
+class Places:
+    """The mount's paths. On the daemon's loop."""
+
+    def __init__(self, tree: Tree, mount: Path, showing: Showing | None) -> None:
+        """Without `showing` nothing can have been changed here."""
+        self._tree = tree
+        self._mount = mount
+        self._showing = showing
+        self._overlay = showing.overlay if showing is not None else None
+
+    async def find(self, target: str) -> Place:
+        """As `resolve`; of a removed thing whose delete is unsent, what it was."""
+        try:
+            return await self.resolve(target)
+        except NotFound:
+            if self._showing is None or not target.startswith("/"):
+                raise
+            gone = await asyncio.to_thread(self._showing.gone_at, target)
+            if gone is None:
+                raise
+            entity = gone.entity
+            row = self._tree.entities.find(entity) if entity is not None else None
+            return Place(row, None, gone)
+
+    async def resolve(self, target: str) -> Place:
+        """What a path or id names. Raises NotFound, UsageError."""
+        if not target.startswith("/"):
+            entity, number = entity_version(target)
+            return self._of(await self._tree.place(entity), number)
+        try:
+            inside = Path(target).relative_to(self._mount)
+        except ValueError as error:
+            raise NotFound(f"{target} is not in the mount at {self._mount}", path=target) from error
+        at = Place()
+        parts = [p for p in inside.parts if p != "/"]
+        for place, part in enumerate(parts):
+            rest = parts[place + 1 :]
+            if part == "@id" and at.key == TOP:
+                return (
+                    await self._below(await self.resolve(rest[0]), rest[1:], target) if rest else at
+                )
+            if part == "@versions" and rest:
+                found = await self.child(at, rest[0], target)
+                numbered = len(rest) > 1 and rest[1].isdigit()
+                return found._replace(version=Version(int(rest[1])) if numbered else None)
+            if part == "@info" and rest:
+                return await self.child(at, rest[0].removesuffix(".json"), target)
+            if part in RESERVED:
+                return at
+            versioned = split_version(part)
+            if versioned is not None:
+                found = await self.child(at, versioned[0], target)
+                return found._replace(version=versioned[1])
+            at = await self.child(at, part, target)
+        return at
+
+    async def _below(self, at: Place, rest: Sequence[str], target: str) -> Place:
+        for part in rest:
+            at = await self.child(at, part, target)
+        return at
+
+    def _of(self, row: Row, number: Version | None) -> Place:
+        local = self._overlay.locals.of_entity(row.id) if self._overlay is not None else None
+        if local is not None and local.gone:
+            raise NotFound(f"{syn(row.id)} was removed here", hint="`synd restore` brings it back")
+        return Place(row, number, local)
+
+    async def child(self, parent: Place, name: str, target: str) -> Place:
+        """A name in a folder. Raises NotFound."""
+        if not parent.is_folder:
+            raise NotFound(f"{target} leads through what is not a folder", path=target)
+        raw = name.encode(errors="surrogateescape")
+        if self._overlay is not None:
+            seen = self._overlay.child(parent.key, raw)
+            if seen is not None:
+                return Place(seen.row, None, seen.local)
+        folder = parent.entity
+        try:
+            if folder is None:
+                raise NotFound(f"there is no {target}")
+            row = await self._tree.find_child(folder, raw)
+        except NotFound as error:
+            raise NotFound(f"there is no {target}", path=target) from error
+        if self._overlay is not None and self._overlay.hides(row):
+            raise NotFound(f"there is no {target}", path=target)
+        return Place(row)
+
+    def shown(self, place: Place) -> str:
+        """A thing's path in the mount, or its id while that is not known."""
+        if place.local is not None and self._showing is not None:
+            return self._showing.shown_of(place.local)
+        return self.shown_entity(TOP if place.row is None else place.row.id)
+
+    def shown_entity(self, entity: int) -> str:
+        """The same, of an entity."""
+        if entity == TOP:
+            return str(self._mount)
+        if self._overlay is not None:
+            parts = self._overlay.path_of(self._overlay.key_of(entity))
+        else:
+            parts = self._tree.entities.path_of(entity)
+        if parts is None:
+            return syn(EntityId(entity))
+        return str(self._mount.joinpath(*(p.decode(errors="replace") for p in parts)))

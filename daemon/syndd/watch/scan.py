@@ -1,0 +1,253 @@
+"""What changed in a root while nobody told: the tree on the disk against the books, as events.
+
+Nothing is decided here that cannot be taken back: a thing that is missing is told as deleted only when its folder
+could be listed, and whoever carries that out looks at the root first. What is missing at one place and there at
+another, the same inode with the same size and time, was moved.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from synd.mirror.coalesce import Created, Deleted, Event, Modified, Moved, Rearranged
+from synd.store.tracked import RelPath, Root, Seen, Tracked
+from syndd.watch.ignore import Ignore
+from syndd.watch.live import why_skipped
+from syndd.watch.source import LIMITS, Refusal
+
+Watch = Callable[[RelPath], Refusal | None]
+Stop = Callable[[], bool]
+
+MASS = 10
+"""So many files must be missing, and more than half of all, before a scan holds its deletions for a yes."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a scan saw."""
+
+    folders: set[RelPath] = field(default_factory=set)
+    skipped: dict[RelPath, str] = field(default_factory=dict)
+    """Why a path is not looked at or not sent."""
+    unread: dict[RelPath, str] = field(default_factory=dict)
+    """Folders that could not be listed: nothing is concluded about what they hold."""
+    ignored: list[RelPath] = field(default_factory=list)
+    """Known paths that stay local from now on."""
+    moves: list[Moved] = field(default_factory=list)
+    deleted: list[Deleted] = field(default_factory=list)
+    created: list[tuple[RelPath, bool]] = field(default_factory=list)
+    """New paths and whether they are folders, folders first."""
+    modified: list[RelPath] = field(default_factory=list)
+    """Files whose content may be another, under their present paths."""
+    missing: list[RelPath] = field(default_factory=list)
+    """Known files that are nowhere."""
+    missing_files: int = 0
+    """How many of these nobody was seen to delete."""
+    known_files: int = 0
+    refused: Refusal | None = None
+    """A limit was met: folders found after that are not watched."""
+    stopped: bool = False
+
+    @property
+    def too_many_missing(self) -> bool:
+        """Whether this looks more like an accident than like somebody's wish."""
+        return self.missing_files >= MASS and 2 * self.missing_files > self.known_files
+
+    def count_unseen(self, seen: set[RelPath]) -> None:
+        """Leaves out of the missing those that somebody was seen to delete, by the path of what was deleted."""
+        self.missing_files = sum(
+            not any(path[:depth] in seen for depth in range(1, len(path) + 1))
+            for path in self.missing
+        )
+
+    def events(self, *, deletions: bool) -> list[Event]:
+        """The same as events, in an order in which they can be carried out."""
+        events: list[Event] = [Rearranged(tuple(self.moves))] if self.moves else []
+        if deletions:
+            events += self.deleted
+        events += (Created(path, folder) for path, folder in self.created)
+        events += map(Modified, self.modified)
+        return events
+
+
+def never() -> bool:
+    return False
+
+
+def scan(root: Root, books: Tracked, ignore: Ignore, watch: Watch, stop: Stop = never) -> Found:
+    """Walks the whole root; `watch` is called for each folder before it is listed.
+
+    Cost: one lstat per file, one row per file; memory for what differs, not for what is as it was.
+    """
+    found = Found(known_files=books.count(root.id)[0])
+    walk = _Walk(root, books, ignore, watch, found)
+    waiting: list[RelPath] = [()]
+    while waiting:
+        if stop():
+            found.stopped = True
+            break
+        waiting.extend(walk.folder(waiting.pop()))
+    if not found.stopped:
+        walk.conclude()
+    return found
+
+
+class _Walk:
+    def __init__(
+        self, root: Root, books: Tracked, ignore: Ignore, watch: Watch, found: Found
+    ) -> None:
+        self._root = root
+        self._books = books
+        self._ignore = ignore
+        self._watch = watch
+        self._found = found
+        self._missing: dict[RelPath, Seen] = {}
+        """Known things that are not where they were, or are another thing there."""
+        self._new: dict[RelPath, os.stat_result] = {}
+        """Things that were not known where they are."""
+
+    def folder(self, path: RelPath) -> list[RelPath]:
+        """Compares one folder with the books; returns the folders in it."""
+        found = self._found
+        if found.refused is None:
+            refusal = self._watch(path)
+            if refusal in LIMITS:
+                found.refused = refusal
+        try:
+            with os.scandir(self._root.path(path)) as entries:
+                names = sorted(entry.name for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            # Gone since its own folder was listed: the next look at that one will tell.
+            return []
+        except OSError as error:
+            found.unread[path] = f"cannot be listed: {error.strerror}"
+            return []
+        found.folders.add(path)
+        known = self._books.children(self._root.id, path)
+        below: list[RelPath] = []
+        for name in names:
+            child = (*path, name)
+            before = known.pop(name, None)
+            try:
+                now = os.lstat(self._root.path(child))
+            except FileNotFoundError:
+                if before is not None:
+                    known[name] = before
+                continue
+            except OSError as error:
+                found.skipped[child] = f"cannot be looked at: {error.strerror}"
+                continue
+            if self._thing(child, before, now):
+                below.append(child)
+        for name, before in known.items():
+            self._lost((*path, name), before)
+        return below
+
+    def _thing(self, path: RelPath, before: Seen | None, now: os.stat_result) -> bool:
+        """Takes in what is at `path`; returns whether to look into it."""
+        folder = stat.S_ISDIR(now.st_mode)
+        why = self._ignore.says(path, folder=folder)
+        if why is not None:
+            if before is not None:
+                self._found.ignored.append(path)
+            return False
+        why = why_skipped(now, self._root)
+        if why is not None:
+            # What was known here has given way to it; what was sent stays as it is.
+            self._found.skipped[path] = why
+            return False
+        if before is None:
+            self._new[path] = now
+        elif before.folder is not folder:
+            self._lost(path, before)
+            self._new[path] = now
+        elif before.inode != now.st_ino:
+            self._missing[path] = before
+            self._new[path] = now
+        elif not folder and (not before.same(now) or before.racy or not before.sent):
+            self._found.modified.append(path)
+        return folder
+
+    def _lost(self, path: RelPath, before: Seen) -> None:
+        self._missing[path] = before
+        if before.folder:
+            self._missing.update(self._books.below(self._root.id, path))
+
+    def conclude(self) -> None:
+        """Finds what moved among what is missing and what is new; the rest is deleted and created."""
+        found, new = self._found, self._new
+        moves = self._moves()
+        arrived = {move.new: self._missing[move.old] for move in moves}
+        left = {move.old for move in moves}
+        folders = {move.old: move.new for move in moves if move.folder}
+        found.moves = moves
+        gone = {path for path in self._missing if path not in left and path not in new}
+        for path in sorted(gone):
+            before = self._missing[path]
+            if not before.folder:
+                found.missing.append(path)
+            if path[:-1] not in gone:
+                now = _after(path, folders)
+                if now not in arrived and now not in new:
+                    found.deleted.append(Deleted(now, before.folder, whole=before.folder))
+        for path, now_there in sorted(new.items(), key=lambda item: (len(item[0]), item[0])):
+            folder = stat.S_ISDIR(now_there.st_mode)
+            before_there = self._missing.get(path)
+            if path in arrived:
+                # A rename alone gives another ctime: then the content is compared.
+                before = arrived[path]
+                if not folder and (not before.same(now_there) or before.racy or not before.sent):
+                    found.modified.append(path)
+            elif before_there is not None and path not in left and before_there.folder is folder:
+                # Replaced where it was: the same file, with a new content.
+                if folder:
+                    found.created.append((path, True))
+                else:
+                    found.modified.append(path)
+            else:
+                if before_there is not None and path not in left:
+                    whole = before_there.folder
+                    found.deleted.append(Deleted(_after(path, folders), whole, whole=whole))
+                    if not whole:
+                        found.missing.append(path)
+                found.created.append((path, folder))
+        found.created.sort(key=lambda item: not item[1])
+        found.missing_files = len(found.missing)
+
+    def _moves(self) -> list[Moved]:
+        by_inode: dict[tuple[int, bool], list[RelPath]] = defaultdict(list)
+        for path, now in self._new.items():
+            by_inode[now.st_ino, stat.S_ISDIR(now.st_mode)].append(path)
+        moves = []
+        for old, before in self._missing.items():
+            places = by_inode.get((before.inode, before.folder), [])
+            place = next((p for p in places if self._moved(old, before, p)), None)
+            if place is not None:
+                places.remove(place)
+                moves.append(Moved(old, place, before.folder))
+        return sorted(moves, key=lambda move: (len(move.new), move.new))
+
+    def _moved(self, old: RelPath, before: Seen, path: RelPath) -> bool:
+        """Whether what is at `path` is the thing that was at `old`: inode numbers are used again."""
+        now = self._new[path]
+        if not before.folder:
+            return (before.size, before.mtime_ns) == (now.st_size, now.st_mtime_ns)
+        if before.mtime_ns == now.st_mtime_ns:
+            return True
+        held = self._books.children(self._root.id, old)
+        return any(
+            (there := self._new.get((*path, name))) is not None and there.st_ino == seen.inode
+            for name, seen in held.items()
+        )
+
+
+def _after(path: RelPath, folders: dict[RelPath, RelPath]) -> RelPath:
+    """Where `path` is after the folders it lies in were moved."""
+    for depth in range(len(path) - 1, 0, -1):
+        if (moved := folders.get(path[:depth])) is not None:
+            return (*moved, *path[depth:])
+    return path

@@ -1,0 +1,166 @@
+"""Taking a local change back, and bringing back bytes that were taken away. Nothing is lost by either."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+
+from synd.cache.staging import Staging
+from synd.errors import Busy, Exists, NotFound
+from synd.mirror.overlay import Overlay, Seen
+from synd.store.entities import TOP
+from synd.store.local import Local, LocalKind, Sending
+
+
+class Undoing:
+    """`discard` and `restore` of one overlay. Any thread."""
+
+    def __init__(
+        self,
+        overlay: Overlay,
+        staging: Staging,
+        on_name: Callable[[int, bytes], None] = lambda _folder, _name: None,
+    ) -> None:
+        """`on_name`: a name in a folder, by its key, leads elsewhere now."""
+        self._overlay = overlay
+        self._locals = overlay.locals
+        self._staging = staging
+        self._on_name = on_name
+        overlay.discard = self.discard
+        overlay.restore = self.restore
+
+    def discard(self, number: int) -> None:
+        """Makes a thing what the service has again; bytes that lie only here go to the recovery area.
+
+        Raises NotFound, Busy (it is being sent), Exists (its old name is taken by now).
+        """
+        with self._overlay.change() as tx:
+            local = self._locals.get(number, tx)
+            if number in self._overlay.sending:
+                raise Busy(
+                    f"{local.name.decode(errors='replace')!r} is being sent just now",
+                    hint="try again in a moment",
+                )
+            changed = [(local.parent, local.name)]
+            if local.unsent_bytes:
+                self._overlay.overwritten(tx, local, "discarded")
+                local = self._locals.get(number, tx)
+            if local.entity is None:
+                self._locals.update(tx, number, gone=1, state=Sending.CLEAN.value, since_ns=0)
+                self._overlay.drop_if_over(tx, self._locals.get(number, tx))
+            else:
+                changed.append(self._as_told(tx, local))
+            for folder, _ in changed:
+                self._overlay.touched(folder)
+        for folder, name in changed:
+            self._on_name(folder, name)
+
+    def _as_told(self, tx: sqlite3.Connection, local: Local) -> tuple[int, bytes]:
+        """Puts the row of an entity back to where and what the service has it."""
+        assert local.entity is not None
+        entities = self._overlay.entities
+        row = entities.find(local.entity)
+        if local.staged and not self._overlay.opened(local.staged):
+            self._locals.update(tx, local.id, staged=0, stamp="")
+            self._overlay.unused(local.staged)
+        if row is None or not entities.is_listed(local.entity):
+            self._locals.delete(tx, local.id)
+            return local.parent, local.name
+        parent = self._overlay.key_of(row.parent) if row.parent else TOP
+        other = self._locals.child(parent, row.file_name, tx)
+        if other is not None and other.id != local.id:
+            raise Exists(
+                f"{row.file_name.decode(errors='replace')!r} is another file by now",
+                hint="rename that one first",
+            )
+        self._locals.update(
+            tx,
+            local.id,
+            gone=0,
+            parent=parent,
+            name=row.file_name,
+            sent=local.edit,
+            annotations=None,
+            comment="",
+            label="",
+            state=Sending.CLEAN.value,
+            since_ns=0,
+            tries=0,
+            problem=None,
+        )
+        return parent, row.file_name
+
+    def restore(self, number: int) -> int:
+        """Puts recovered bytes back where they were: as an edit of the file that is there, or as a file
+        of their own. Returns its key. Raises NotFound when they, or their folder, are there no more.
+        """
+        found = self._overlay.store.read.execute(
+            "SELECT path, file FROM recovered WHERE id = ? AND file <> ''", (number,)
+        ).fetchone()
+        if found is None:
+            raise NotFound(f"there is nothing to restore under {number}")
+        path, file = str(found[0]).encode(), str(found[1])
+        folder_path, _, name = path.rpartition(b"/")
+        folder = self._overlay.find_path([p for p in folder_path.split(b"/") if p])
+        if folder is None or not folder.is_folder:
+            raise NotFound(
+                f"its folder {folder_path.decode(errors='replace')!r} is not there any more",
+                hint=f"the bytes are at {self._staging.recovered_path(file)}",
+            )
+        there = self._overlay.known_child(folder.key, name)
+        if there is not None and not self._may_take(there):
+            name = self._free_name(folder.key, name)
+            there = None
+        with self._overlay.change() as tx:
+            staged = self._locals.next_number(tx)
+        self._staging.restore_recovered(file, staged)
+        self._staging.sync(staged)
+        stamp = self._staging.stamp(staged)
+        if there is None:
+            local, empty = self._overlay.create_file(
+                folder.key, name, mode=0o644, uid=os.getuid(), gid=os.getgid()
+            )
+            del empty  # its file was never made
+        with self._overlay.change() as tx:
+            local = self._overlay.claim(tx, there) if there is not None else local
+            old = local.staged
+            self._locals.update(
+                tx,
+                local.id,
+                staged=staged,
+                edit=local.edit + 1,
+                size=stamp.size,
+                stamp=stamp.text(),
+            )
+            if old and there is not None:
+                self._overlay.unused(old)
+            self._overlay.queue(tx, self._locals.get(local.id, tx))
+            tx.execute("DELETE FROM recovered WHERE id = ?", (number,))
+            key = self._locals.get(local.id, tx).key
+        self._overlay.store.sync()
+        self._staging.drop_recovered(file)
+        self._on_name(folder.key, name)
+        return key
+
+    def _may_take(self, there: Seen) -> bool:
+        """Whether a file's bytes may be replaced: it is no edit itself, and nobody has it open."""
+        if there.is_folder:
+            return False
+        local = there.local
+        if local is None:
+            return True
+        if local.kind != LocalKind.FILE or local.unsent_bytes:
+            return False
+        return not (local.staged and self._overlay.opened(local.staged))
+
+    def _free_name(self, folder: int, name: bytes) -> bytes:
+        stem, dot, extension = name.rpartition(b".")
+        if not stem:
+            stem, dot, extension = name, b"", b""
+        for count in range(1, 1000):
+            mark = b" (restored)" if count == 1 else b" (restored %d)" % count
+            new = stem[: 255 - len(mark) - len(dot) - len(extension)] + mark + dot + extension
+            if self._overlay.known_child(folder, new) is None:
+                return new
+        raise Exists(f"too many files are called {name.decode(errors='replace')!r}")
