@@ -83,42 +83,36 @@ def closing(world: World) -> list[Row]:
     Uploads go on meanwhile, with the default settings; then the registry is stopped.
     """
     times = 60 if world.quick else 300
-    data = os.urandom(MIB)
     with _mounted(world, "--latency-ms", str(LATENCY_MS)) as (registry, mount):
         top, native = mount.path / "Writing", world.folder("native-close")
-        rows = []
-        for what in (f"service {LATENCY_MS} ms away", "service stopped"):
-            if what == "service stopped":
-                registry.stop()
-            os.sync()
-            name = what.replace(" ", "-")
-            number = iter(range(2 * times))
-            pairs = turns(
-                lambda: _closing(top / f"{name}-{next(number)}", _other(data), fsync=False),
-                lambda: _closing(native / f"{name}-{next(number)}", data, fsync=True),
-                times,
-            )
-            ours, theirs = [s for s, _ in pairs], [p for _, p in pairs]
-            ratio = Spread.of([s / p for s, p in pairs])
-            rows.append(
-                at_most(
-                    f"close of 1 MiB, {what}",
-                    ours,
-                    CLOSE_S,
-                    unit=milliseconds,
-                    peer=f"native fsync, close {milliseconds(statistics.median(theirs))}",
-                    ratio=ratio.text(),
-                    note=f"{times} files; p99 {milliseconds(p99(ours))},"
-                    f" native {milliseconds(p99(theirs))}",
-                )
-            )
+        rows = [_closes(top, native, times, f"service {LATENCY_MS} ms away")]
+        registry.stop()
+        rows.append(_closes(top, native, times, "service stopped"))
         shutil.rmtree(native)
     return rows
 
 
-def _other(data: bytes) -> bytes:
-    """The same bytes but the first few, so that the service has not got them."""
-    return os.urandom(16) + data[16:]
+def _closes(top: Path, native: Path, times: int, what: str) -> Row:
+    """So many files in both places, in turns."""
+    data = os.urandom(MIB)
+    names = iter(f"{what.replace(' ', '-')}-{n}" for n in range(2 * times))
+
+    def in_mount() -> float:
+        # Bytes that the service has not got.
+        return _closing(top / next(names), os.urandom(16) + data[16:], fsync=False)
+
+    os.sync()
+    pairs = turns(in_mount, lambda: _closing(native / next(names), data, fsync=True), times)
+    ours, theirs = [s for s, _ in pairs], [p for _, p in pairs]
+    return at_most(
+        f"close of 1 MiB, {what}",
+        ours,
+        CLOSE_S,
+        unit=milliseconds,
+        peer=f"native fsync, close {milliseconds(statistics.median(theirs))}",
+        ratio=Spread.of([s / p for s, p in pairs]).text(),
+        note=f"{times} files; p99 {milliseconds(p99(ours))}, native {milliseconds(p99(theirs))}",
+    )
 
 
 # Large files.

@@ -187,6 +187,7 @@ class App:
             self._streams,
             self._tree,
             upload_delay_s=config.upload_delay_s,
+            lazy_from_bytes=config.lazy_from_bytes,
         )
         self._fs = SynapseFs(
             self._tree,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from synd.errors import Exists, NotFound, RemoteUnavailable, SyndError, UsageError
 from synd.ids import EntityId
 from synd.mirror.plan import Mode
+from synd.store.entities import Change
 from synd.testing import FakeRemote
 from tests.support.pushing import World
 
@@ -52,9 +54,12 @@ class PushMachine(RuleBasedStateMachine):
             self.root, self.remote, conflicts=self.mode, delete_hold_percent=100, uploads_at_once=4,
             retry_base_s=0.5,
         )  # fmt: skip
-        world.tree.on_changes(
-            lambda changes: [world.overlay.follow(c.id, gone=c.gone) for c in changes]  # type: ignore[func-returns-value]
-        )
+
+        def follow(changes: Sequence[Change]) -> None:
+            for change in changes:
+                world.overlay.follow(change.id, gone=change.gone)
+
+        world.tree.on_changes(follow)
         return world
 
     @initialize()
@@ -229,7 +234,8 @@ class PushMachine(RuleBasedStateMachine):
             self.world.settle()
             self.world.list_all()
         assert {} == self.world.states(), self.world.locals.unsent(5)
-        assert self.world.server() == self.world.view()
+        server, view = self.world.server(), self.world.view()
+        assert server.items() ^ view.items() == set()
         there = {
             content for stored in self.remote._nodes.values() for r in stored.revisions
             if r.handle is not None and (content := self.remote.content(r.handle)) is not None

@@ -39,7 +39,6 @@ class FakeFiles:
         self._staging = staging
         self.open_for_writing: set[int] = set()
         self.quiet = 0.0
-        self.settled: list[int] = []
         overlay.overwritten = self._recover
         overlay.unused = staging.remove
         overlay.opened = lambda staged: staged in self.open_staged
@@ -62,8 +61,16 @@ class FakeFiles:
         return self.quiet
 
     def settle(self, number: int) -> bool:
-        self.settled.append(number)
-        return False
+        """The bytes are the service's from now on; here they are just let go."""
+        local = self._overlay.locals.find(number)
+        if local is None or not local.staged or local.gone or local.edit != local.sent:
+            return False
+        if local.entity is None or number in self.open_for_writing:
+            return False
+        with self._overlay.change() as tx:
+            self._overlay.locals.update(tx, number, staged=0, stamp="")
+        self._staging.remove(local.staged)
+        return True
 
 
 class World:

@@ -428,7 +428,7 @@ class Changing:
         self._opening.writes = True
         self._contents.opened(unpack(node).entity, handle, writes=writes)
 
-    def write(self, node: int, handle: int, offset: int, data: memoryview) -> int:  # noqa: ARG002
+    def write(self, node: int, handle: int, offset: int, data: memoryview) -> Answer[int]:  # noqa: ARG002
         if node >> 60 != NodeKind.STAGED:
             raise Stale("the file has become another one")
         return self._contents.write(unpack(node).entity, offset, data)
@@ -440,10 +440,11 @@ class Changing:
         mode: int,
         offset: int,
         length: int,
-    ) -> None:
+    ) -> Answer[None]:
         if node >> 60 != NodeKind.STAGED:
             raise Stale("the file has become another one")
-        self._contents.fallocate(unpack(node).entity, mode, offset, length)
+        waiting = self._contents.fallocate(unpack(node).entity, mode, offset, length)
+        return None if waiting is None else chain(waiting, lambda _: None)
 
     def flush(self, node: int, handle: int) -> Answer[None]:  # noqa: ARG002
         if node >> 60 != NodeKind.STAGED:

@@ -588,7 +588,7 @@ class SynapseFs:
         self, node: int, handle: int, offset: int, size: int
     ) -> Answer[bytes | memoryview | FileSlice]:
         if node >> 60 == NodeKind.STAGED:
-            return self._contents.read(unpack(node).entity, offset, size)
+            return self._contents.read(unpack(node).entity, offset, size)  # type: ignore[return-value]
         return self._reading.read(node, handle, offset, size)
 
     def release(self, node: int, handle: int) -> None:

@@ -192,7 +192,7 @@ class _Walk:
                 found.missing.append(path)
             if path[:-1] not in gone:
                 now = _after(path, folders)
-                if now not in arrived and now not in new:
+                if now not in arrived:
                     found.deleted.append(Deleted(now, before.folder, whole=before.folder))
         for path, now_there in sorted(new.items(), key=lambda item: (len(item[0]), item[0])):
             folder = stat.S_ISDIR(now_there.st_mode)

@@ -34,6 +34,7 @@ from synd.errors import (
 )
 from synd.ids import syn
 from synd.log import fields
+from synd.mirror.lazily import LazyFiles
 from synd.mirror.overlay import Overlay, Seen, base_of
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
@@ -76,6 +77,7 @@ class Contents:
         tree: Tree,
         *,
         upload_delay_s: float = 2.0,
+        lazy_from_bytes: int = 64 << 20,
         on_settled: Callable[[int, bytes], None] = lambda _parent, _name: None,
     ) -> None:
         """`on_settled`: the name leads to another node from now on."""
@@ -86,6 +88,8 @@ class Contents:
         self._streams = streams
         self._tree = tree
         self._upload_delay_s = upload_delay_s
+        self._lazy_from_bytes = lazy_from_bytes
+        self._lazily = LazyFiles(overlay, staging, cache, streams, on_whole=self._whole)
         self.on_settled = on_settled
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -113,6 +117,7 @@ class Contents:
         self._settling.put(None)
         self._syncer.join(timeout=10.0)
         self._settler.join(timeout=10.0)
+        self._lazily.close()
         self._workers.shutdown(wait=True)
         with self._lock:
             for fd in self._fds.values():
@@ -181,8 +186,13 @@ class Contents:
 
     # Reading and writing.
 
-    def descriptor(self, staged: int) -> int:
-        """A new descriptor for passthrough, open for reading and writing. Raises Stale."""
+    def descriptor(self, staged: int) -> int | None:
+        """A new descriptor for passthrough, open for reading and writing; None while bytes lack.
+
+        Raises Stale.
+        """
+        if self._lazily.get(staged) is not None:
+            return None
         try:
             return self._staging.open(staged)
         except NotFound as error:
@@ -191,7 +201,10 @@ class Contents:
     def _fd(self, staged: int) -> int:
         fd = self._fds.get(staged)
         if fd is None:
-            fd = self.descriptor(staged)
+            try:
+                fd = self._staging.open(staged)
+            except NotFound as error:
+                raise Stale("the file has become another one") from error
             with self._lock:
                 kept = self._fds.setdefault(staged, fd)
             if kept != fd:
@@ -199,10 +212,16 @@ class Contents:
                 fd = kept
         return fd
 
-    def read(self, staged: int, offset: int, size: int) -> FileSlice:
+    def read(self, staged: int, offset: int, size: int) -> FileSlice | bytes | Future[bytes]:
+        lazy = self._lazily.get(staged)
+        if lazy is not None:
+            return lazy.read(offset, size)
         return FileSlice(self._fd(staged), offset, size)
 
-    def write(self, staged: int, offset: int, data: memoryview) -> int:
+    def write(self, staged: int, offset: int, data: memoryview) -> int | Future[int]:
+        lazy = self._lazily.get(staged)
+        if lazy is not None:
+            return lazy.write(offset, bytes(data))
         fd, done = self._fd(staged), 0
         with disk_errors("write to the file"):
             while done < len(data):
@@ -210,12 +229,21 @@ class Contents:
         return done
 
     def truncate(self, staged: int, size: int) -> None:
+        lazy = self._lazily.get(staged)
+        if lazy is not None:
+            lazy.truncate(size)
+            return
         with disk_errors("set the size of the file"):
             os.ftruncate(self._fd(staged), size)
 
-    def fallocate(self, staged: int, mode: int, offset: int, length: int) -> None:
+    def fallocate(self, staged: int, mode: int, offset: int, length: int) -> Future[int] | None:
+        lazy = self._lazily.get(staged)
+        if lazy is not None:
+            done = lazy.fallocate(mode, offset, length)
+            return done if isinstance(done, Future) else None
         with disk_errors("allocate room for the file"):
             allocate(self._fd(staged), mode, offset, length)
+        return None
 
     def stat(self, staged: int) -> os.stat_result:
         """Of the staging file: it is its size and its times that the mount shows. Raises Stale."""
@@ -270,8 +298,22 @@ class Contents:
         return self._workers.submit(self._overlay.store.sync)
 
     def _sync(self, staged: int) -> None:
-        self._staging.sync(staged)
+        self._sync_bytes(staged)
         self._overlay.store.sync()
+
+    def _sync_bytes(self, staged: int) -> None:
+        lazy = self._lazily.get(staged)
+        if lazy is None:
+            self._staging.sync(staged)
+        else:
+            lazy.sync()
+
+    def _whole(self, staged: int) -> None:
+        """A lazy file lacks nothing any more."""
+        with self._overlay.change() as tx:
+            local = self._locals.of_staged(staged, tx)
+            if local is not None and local.edit > local.sent and not local.local_only:
+                self._overlay.queue(tx, local, delay_s=0.0)
 
     def _sync_loop(self) -> None:
         """One thread makes changes durable, all that wait at once: one sync of the database for many."""
@@ -295,7 +337,13 @@ class Contents:
                 return
 
     def _record(self, batch: list[tuple[int, Future[None]]]) -> None:
-        failed = self._staging.sync_many([staged for staged, _ in batch])
+        lazies = [staged for staged, _ in batch if self._lazily.get(staged) is not None]
+        failed = self._staging.sync_many([staged for staged, _ in batch if staged not in lazies])
+        for staged in lazies:
+            try:
+                self._sync_bytes(staged)
+            except SyndError as why:
+                failed[staged] = why
         kept: list[tuple[int, Future[None]]] = []
         for staged, done in batch:
             error = failed.get(staged)
@@ -314,8 +362,10 @@ class Contents:
             for _, done in kept:
                 fail(done, error)
             return
-        for _, done in kept:
+        for staged, done in kept:
             settle(done, None)
+            if staged in lazies:
+                self._lazily.fill(staged)
 
     def _note_change(self, tx: sqlite3.Connection, staged: int) -> None:
         local = self._locals.of_staged(staged, tx)
@@ -372,6 +422,8 @@ class Contents:
                 hint="ask for access, or replace it as a whole",
                 entity=syn(row.id),
             )
+        if (row.size or 0) > self._lazy_from_bytes:
+            return self._workers.submit(self._staged, row, None, lazy=True)
         fd = self._cache.open(row.key, row.size)
         if fd is None:
             answer: Future[Local] = Future()
@@ -392,27 +444,30 @@ class Contents:
             raise Stale(f"{row.name!r} left the cache at once", entity=syn(row.id))
         return self._staged(row, fd)
 
-    def _staged(self, row: Row, source: int | None) -> Local:
+    def _staged(self, row: Row, source: int | None, *, lazy: bool = False) -> Local:
         """Copies, then records: the file is whole before a row names it."""
         with self._overlay.change() as tx:
             staged = self._locals.next_number(tx)
         try:
             with disk_errors("copy the file aside"):
-                if source is None:
+                if lazy:
+                    self._lazily.begin(row, staged)
+                elif source is None:
                     os.close(self._staging.create(staged))
                 else:
                     self._staging.copy_in(staged, source, row.size or 0)
         finally:
             if source is not None:
                 os.close(source)
-        stamp = "" if source is None else self._staging.stamp(staged).text()
+        has_base = lazy or source is not None
+        stamp = self._staging.stamp(staged).text() if has_base else ""
         with self._overlay.change() as tx:
             local = self._overlay.claim(tx, Seen(None, row))
             if local.gone:
-                self._staging.remove(staged)
+                self._drop(staged)
                 raise Stale("the file was removed meanwhile")
             if local.staged:
-                self._staging.remove(staged)
+                self._drop(staged)
                 return local
             times = self.times_of(local, row)
             self._used[staged] = time.monotonic()
@@ -421,11 +476,12 @@ class Contents:
                 local.id,
                 staged=staged,
                 stamp=stamp,
-                size=row.size or 0 if source is not None else 0,
+                size=row.size or 0 if has_base else 0,
+                lazy=int(lazy),
                 ctime_ns=self._overlay.now_ns(),
                 **base_of(row),
             )
-            if source is not None:
+            if has_base:
                 os.utime(self._staging.path(staged), ns=times)
                 self._locals.update(tx, local.id, stamp=self._staging.stamp(staged).text())
             local = self._locals.get(local.id, tx)
@@ -480,7 +536,7 @@ class Contents:
         """Makes bytes that the service has a cache object, if nobody has them open; whether it did."""
         with self._overlay.lock:
             local = self._locals.find(number)
-            if local is None or not local.staged or local.gone or local.lazy:
+            if local is None or not local.staged or local.gone:
                 return False
             if local.edit != local.sent or local.entity is None or local.base_md5 is None:
                 return False
@@ -503,6 +559,7 @@ class Contents:
                     tx,
                     number,
                     staged=0,
+                    lazy=0,
                     stamp="",
                     mtime_ns=stamp.mtime_ns,
                     mtime_for=local.base_version,
@@ -512,8 +569,9 @@ class Contents:
                 self._former.popitem(last=False)
             unchanged = local.md5 is None or local.edit == 0
             if unchanged or stamp.size != local.base_size:
-                self._staging.remove(staged)
+                self._drop(staged)
             else:
+                self._lazily.drop(staged)
                 self._staging.as_object(
                     staged, self._cache.objects, local.base_md5, local.base_size
                 )
@@ -542,8 +600,9 @@ class Contents:
             return
         path = self._overlay.path_text(local.key)
         name = local.name.decode(errors="replace")
+        self._lazily.drop(local.staged)
         file = self._staging.recover(local.staged, name)
-        self._locals.update(tx, local.id, staged=0)
+        self._locals.update(tx, local.id, staged=0, lazy=0)
         tx.execute(
             """INSERT INTO recovered (at_ns, path, reason, entity, file, size)
             VALUES (?, ?, ?, ?, ?, ?)""",
@@ -551,6 +610,7 @@ class Contents:
         )
 
     def _drop(self, staged: int) -> None:
+        self._lazily.drop(staged)
         self._staging.remove(staged)
 
     # The start.
@@ -578,6 +638,8 @@ class Contents:
                     # Killed between the row and the file: nothing was acknowledged yet.
                     os.close(self._staging.create(local.staged, resume=True))
                 stamp = self._staging.stamp(local.staged)
+            if local.lazy:
+                self._lazily.resume(local)
             if stamp.text() != local.stamp and (stamp.size or local.edit):
                 found += 1
                 self._changing.put((local.staged, Future()))

@@ -611,7 +611,7 @@ class Overlay:
         if local.kind == LocalKind.SYMLINK and local.entity is None and local.local_only:
             stays = True
         if stays and local.entity is not None:
-            if local.kind == LocalKind.FILE and local.staged:
+            if local.kind == LocalKind.FILE and local.staged and not local.lazy:
                 # An editor puts its backup aside: the entity stays behind for what is saved next.
                 local = self._split(tx, local)
             else:

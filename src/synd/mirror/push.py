@@ -398,7 +398,8 @@ class Pusher:
             log.warning("push.not_ended", extra=fields(local=row.id, why=error.message))
         finally:
             self._tasks.pop(row.id, None)
-            self._asked.discard(row.id)
+            if done.action:
+                self._asked.discard(row.id)
             self._entities_busy.pop(row.id, None)
             self._large.discard(row.id)
             with self._progress_lock:

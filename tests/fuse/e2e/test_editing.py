@@ -526,3 +526,28 @@ class TestStatus:
         told = writable.synd("status", "--json")
 
         assert json.loads(told.out)["safe_to_stop"] is True
+
+
+class TestLargeFiles:
+    def test_large_file_when_changed_in_the_middle_is_not_waited_for(
+        self, writable, ground, tmp_path
+    ):
+        """Only the blocks that a write touches are fetched before it is answered; the rest follows."""
+        server = writable.remote
+        random_file(tmp_path / "in" / "big.bin", 80 << 20, seed=7)
+        project = server.seed(tmp_path / "in", f"Large {writable.transport}")
+        writable.text("ls", writable.at("@id", project) + "/")
+        path = writable.at("@id", project, "big.bin")
+        code = """
+with open(argv[0], 'r+b') as f:
+    f.seek(40_000_000); f.write(b'changed'); f.seek(0, 2); f.write(b'the end')
+    f.seek(39_999_990); print(f.read(30)[10:17], f.seek(0, 2))
+"""
+        done = writable.python(code, path, timeout_s=60)
+        assert f"b'changed' {(80 << 20) + 7}" == done.out.strip(), done.err + writable.log()[-2000:]
+        settled(writable)
+
+        wanted = bytearray((tmp_path / "in" / "big.bin").read_bytes()) + b"the end"
+        wanted[40_000_000:40_000_007] = b"changed"
+        assert md5_of(bytes(wanted)) == held(writable, project)["big.bin"]
+        assert md5_of(bytes(wanted)) == writable.md5(path)
