@@ -192,6 +192,17 @@ def drop_caches(what: int) -> None:
     Path("/proc/sys/vm/drop_caches").write_text(f"{what}\n")
 
 
+def touch_memory(folder: Path, size: int) -> None:
+    """Makes free memory, of so many bytes, memory that the machine really has, by a file in `folder`.
+
+    A virtual machine gets what nobody has touched lately from its host, more slowly than any disk writes.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(0, size, MIB):
+            file.write(BUFFER)
+        file.flush()
+
+
 def need(*programs: str) -> None:
     """Raises SkippedError for a program that is not there."""
     missing = [p for p in programs if shutil.which(p) is None]

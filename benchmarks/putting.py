@@ -123,8 +123,7 @@ def plain(url: str, token: str, path: Path) -> float:
 
 async def client(url: str, token: str, path: Path, parent: str) -> float:
     """Seconds of `SynapseClient.upload`, hashing before it included."""
-    base = url.rstrip("/")
-    service = Endpoints.of(base)
+    service = Endpoints(f"{url}/repo/v1", f"{url}/auth/v1", f"{url}/file/v1", f"{url}/")
     config = Config(requests_per_minute=0, request_concurrency=16)
     remote = SynapseClient(service, Token(token, "benchmark"), config=config)
     try:

@@ -395,7 +395,13 @@ class Showing:
                 raise UsageError(f"{target!r} is neither a path nor an id")
             found = self.overlay.path_of(self.overlay.key_of(int(digits)))
             return None if found is None else tuple(found)
-        return self.inside(target)
+        parts = self.inside(target)
+        if len(parts) > 1 and parts[0] == b"@id" and parts[1][3:].isdigit():
+            # The place that the entity has in the mount, as rows tell their paths.
+            top = self.overlay.path_of(self.overlay.key_of(int(parts[1][3:])))
+            if top is not None:
+                return (*top, *parts[2:])
+        return parts
 
 
 def kept_or_unsent(row: Local) -> bool:

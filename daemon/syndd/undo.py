@@ -113,7 +113,7 @@ class Undo:
             undone = await asyncio.to_thread(self._showing.gone_at, target)
             if undone is not None:
                 return await self._undelete(undone)
-            parts = self._showing.inside(target)
+            parts = self._showing.parts_of(target) or ()
             found = self._showing.unsents.recovered_at(b"/".join(parts).decode(errors="replace"))
             if found is None:
                 raise NotFound(

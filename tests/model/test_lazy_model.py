@@ -18,7 +18,7 @@ from synd.cache.lazy import Lazy
 from synd.cache.lazymap import BLOCK
 from synd.cache.staging import Staging
 from synd.errors import Offline
-from tests.support.lazies import NUMBER, Base, noise, staging_in, whole
+from tests.support.lazies import NUMBER, Base, Remembering, noise, staging_in, whole
 
 PAGE = 4096
 SIZES = st.sampled_from([0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 1, 3 * BLOCK + 777, 4 * BLOCK])
@@ -204,22 +204,6 @@ LazyMachine.TestCase.settings = settings(
 
 
 TestRandomUse = LazyMachine.TestCase
-
-
-# Power loss.
-
-
-class Remembering(Staging):
-    """Keeps what a disk would have for certain: each file as it was at its last flush."""
-
-    def __init__(self, root: Path, recovered: Path) -> None:
-        super().__init__(root, recovered)
-        self.durable: dict[int, bytes] = {}
-
-    def flush(self, fd: int) -> None:
-        super().flush(fd)
-        with open(f"/proc/self/fd/{fd}", "rb") as file:
-            self.durable[os.fstat(fd).st_ino] = file.read()
 
 
 class PowerMachine(LazyMachine):

@@ -235,7 +235,7 @@ class PushMachine(RuleBasedStateMachine):
             self.world.list_all()
         assert {} == self.world.states(), self.world.locals.unsent(5)
         server, view = self.world.server(), self.world.view()
-        assert server.items() ^ view.items() == set()
+        assert server == view, sorted(server.items() ^ view.items(), key=str)
         there = {
             content for stored in self.remote._nodes.values() for r in stored.revisions
             if r.handle is not None and (content := self.remote.content(r.handle)) is not None
@@ -244,7 +244,8 @@ class PushMachine(RuleBasedStateMachine):
             self.world.staging.recovered_path(n).read_bytes()
             for n in self.world.staging.recovered_names()
         }
-        assert set() == self.saved - self.removed - there - kept
+        lost = self.saved - self.removed - there - kept
+        assert set() == lost, lost
         assert [] == [row for row in self.world.locals.all() if row.gone]
 
 

@@ -221,16 +221,37 @@ class Changing:
         )  # fmt: skip
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Answer[Attr]:
-        return self._make(
-            parent,
-            name,
-            caller,
-            lambda folder: self._overlay.make_symlink(
-                folder, name, target, uid=caller.uid, gid=caller.gid,
-                leads_inside=self._overlay.leads_to(folder, target) is not None,
-                request=caller.request,
+        return chain(
+            self._leads_inside(self._folder(parent), target),
+            lambda inside: self._make(
+                parent,
+                name,
+                caller,
+                lambda folder: self._overlay.make_symlink(
+                    folder, name, target, uid=caller.uid, gid=caller.gid, leads_inside=inside,
+                    request=caller.request,
+                ),
             ),
         )  # fmt: skip
+
+    def _leads_inside(self, folder: int, target: bytes) -> Answer[bool]:
+        """Whether there is something in the tree where a symlink leads; asks for what is not known."""
+        parts = self._overlay.target_parts(folder, target)
+        if parts is None:
+            return False
+        if self._overlay.find_path(parts) is not None:
+            return True
+        start = 2 if parts[0] == b"@id" else 1
+        first = self._overlay.find_path(parts[:start])
+        if first is None:
+            return False
+
+        def step(at: int, seen: Seen | None) -> Answer[bool]:
+            if seen is None or at == len(parts):
+                return seen is not None
+            return chain(self._found(seen.key, parts[at]), lambda found: step(at + 1, found))
+
+        return step(start, first)
 
     def _make(
         self, parent: int, name: bytes, caller: Caller, make: Callable[[int], Local]

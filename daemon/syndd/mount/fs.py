@@ -419,6 +419,7 @@ class SynapseFs:
     def opendir(self, node: int) -> Answer[None]:
         if node == BY_ID:
             return None
+        node = self._place_of(node)
         folder = int(TOP)
         if node != ROOT:
             what = unpack(node)
@@ -445,6 +446,7 @@ class SynapseFs:
     def readdir(self, node: int, cookie: int, *, plus: bool) -> Answer[Iterable[DirEntry]]:
         if node == BY_ID:
             return ()
+        node = self._place_of(node)
         if node == ROOT:
             return self._when_listed(TOP, lambda: self._entries(TOP, cookie, plus))
         what = unpack(node)
@@ -467,6 +469,17 @@ class SynapseFs:
             case NodeKind.INFO:
                 return self._when_listed(what.entity, lambda: self._info_files(what.entity, cookie))
         raise NotDirectory(f"node {node} is not a folder")
+
+    def _place_of(self, node: int) -> int:
+        """The folder itself for ``@id/syn123``, which was a folder before its project was in the mount: a
+        transport that goes by paths may ask of it still.
+        """
+        if node in (ROOT, BY_ID):
+            return node
+        what = unpack(node)
+        if what.kind is NodeKind.VERSION and what.version == 0:
+            return folder_node(self._overlay.key_of(what.entity))
+        return node
 
     def _when_listed(
         self, folder: int, entries: Callable[[], Iterable[DirEntry]]

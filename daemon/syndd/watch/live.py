@@ -129,8 +129,6 @@ class _Half:
     """It was no file that stays local, so it stands among the events as a deletion."""
     watches: dict[int, RelPath] = field(default_factory=dict)
     """Of the folder and what is below it."""
-    unwatched: set[RelPath] = field(default_factory=set)
-    """Folders in it, by their path in it, that could not be watched in time."""
     held: list[Raw] = field(default_factory=list)
     """What these watches told since."""
 
@@ -163,8 +161,6 @@ class Live:
         self._own = own
         self._skip = skip
         self._halves: dict[int, _Half] = {}
-        self._unwatched: set[RelPath] = set()
-        """New folders that had moved on before they could be watched; they are looked into where they arrive."""
 
     def take(self, raw: Raw, now: float, *, late: bool = False) -> None:
         """Turns one event into what it means for the burst. `late`: a scan may have seen its effect."""
@@ -217,7 +213,6 @@ class Live:
                 self._burst.touch(path, now, closed=True)
             case Kind.DELETED:
                 self._burst.add(Deleted(path, raw.folder), now)
-                self._unwatched = {p for p in self._unwatched if p[: len(path)] != path}
 
     def settle(self, now: float) -> float | None:
         """Gives up waiting for second halves that never come: those things left the tree. Returns when to
@@ -236,7 +231,6 @@ class Live:
             # The scan puts them where they are.
             self._watches.put_back(half.path, half.watches)
         self._halves.clear()
-        self._unwatched.clear()
         self.seen_going.clear()
         self.rescan = self.gone = False
 
@@ -275,17 +269,13 @@ class Live:
         except OSError:
             pass
         self._burst.add(Created(path, folder=True), now)
-        return self._enter(path)
-
-    def _enter(self, path: RelPath) -> list[tuple[RelPath, bool]]:
-        """Watches a new folder; what is in it already, and whether that is a folder."""
-        at = self._root.path(path)
         refusal = self._watches.add(path)
         if refusal in LIMITS:
             self.refused = refusal
             return []
         if refusal is Refusal.GONE:
-            self._unwatched.add(path)
+            # It moved on, or is deleted again. What becomes of it is told, but not what happened in it.
+            self.rescan = True
             return []
         try:
             with os.scandir(at) as entries:
@@ -303,11 +293,7 @@ class Live:
 
     def _leaves(self, raw: Raw, half: _Half) -> None:
         if half.folder:
-            depth = len(half.path)
             half.watches = self._watches.take_off(half.path)
-            inside = {p for p in self._unwatched if p[:depth] == half.path}
-            half.unwatched = {p[depth:] for p in inside}
-            self._unwatched -= inside
         self._halves[raw.cookie] = half
 
     def _moved_to(self, raw: Raw, path: RelPath, now: float, *, local: bool) -> None:
@@ -328,14 +314,9 @@ class Live:
 
     def _arrives(self, half: _Half, path: RelPath, now: float) -> None:
         """A folder has moved within the tree, with all that is watched in it."""
-        if half.watches and () not in half.unwatched:
-            self.rescan = self.rescan or not self._watches.put_back(path, half.watches)
-        else:
-            self._watches.put_back(path, half.watches)
-            half.unwatched.add(())
-        for inside in sorted(half.unwatched):
-            for child, is_folder in self._enter((*path, *inside)):
-                self.appeared(child, now, closed=True, folder=is_folder)
+        if not self._watches.put_back(path, half.watches):
+            # It moved before it could be watched, or something else was watched in its place.
+            self.rescan = True
         for raw in half.held:
             self.take(raw, now)
 

@@ -39,6 +39,7 @@ class Found:
     """Known paths that stay local from now on."""
     moves: list[Moved] = field(default_factory=list)
     deleted: list[Deleted] = field(default_factory=list)
+    """By their paths before anything moved, as in `moves`."""
     created: list[tuple[RelPath, bool]] = field(default_factory=list)
     """New paths and whether they are folders, folders first."""
     modified: list[RelPath] = field(default_factory=list)
@@ -66,9 +67,10 @@ class Found:
 
     def events(self, *, deletions: bool) -> list[Event]:
         """The same as events, in an order in which they can be carried out."""
-        events: list[Event] = [Rearranged(tuple(self.moves))] if self.moves else []
-        if deletions:
-            events += self.deleted
+        deleted = tuple(self.deleted) if deletions else ()
+        events: list[Event] = (
+            [Rearranged(tuple(self.moves), deleted)] if self.moves or deleted else []
+        )
         events += (Created(path, folder) for path, folder in self.created)
         events += map(Modified, self.modified)
         return events
@@ -180,43 +182,36 @@ class _Walk:
     def conclude(self) -> None:
         """Finds what moved among what is missing and what is new; the rest is deleted and created."""
         found, new = self._found, self._new
-        moves = self._moves()
-        arrived = {move.new: self._missing[move.old] for move in moves}
-        left = {move.old for move in moves}
-        folders = {move.old: move.new for move in moves if move.folder}
-        found.moves = moves
-        gone = {path for path in self._missing if path not in left and path not in new}
+        found.moves = self._moves()
+        arrived = {move.new: self._missing[move.old] for move in found.moves}
+        left = {move.old for move in found.moves}
+        replaced = {
+            path
+            for path, before in self._missing.items()
+            if path not in left
+            and path not in arrived
+            and path in new
+            and stat.S_ISDIR(new[path].st_mode) is before.folder
+        }
+        gone = self._missing.keys() - left - replaced
+        found.missing = sorted(path for path in gone if not self._missing[path].folder)
+        found.missing_files = len(found.missing)
         for path in sorted(gone):
-            before = self._missing[path]
-            if not before.folder:
-                found.missing.append(path)
             if path[:-1] not in gone:
-                now = _after(path, folders)
-                if now not in arrived:
-                    found.deleted.append(Deleted(now, before.folder, whole=before.folder))
-        for path, now_there in sorted(new.items(), key=lambda item: (len(item[0]), item[0])):
-            folder = stat.S_ISDIR(now_there.st_mode)
-            before_there = self._missing.get(path)
-            if path in arrived:
+                folder = self._missing[path].folder
+                found.deleted.append(Deleted(path, folder, whole=folder))
+        for path, now in sorted(new.items(), key=lambda item: (len(item[0]), item[0])):
+            folder = stat.S_ISDIR(now.st_mode)
+            if (before := arrived.get(path)) is not None:
                 # A rename alone gives another ctime: then the content is compared.
-                before = arrived[path]
-                if not folder and (not before.same(now_there) or before.racy or not before.sent):
+                if not folder and (not before.same(now) or before.racy or not before.sent):
                     found.modified.append(path)
-            elif before_there is not None and path not in left and before_there.folder is folder:
-                # Replaced where it was: the same file, with a new content.
-                if folder:
-                    found.created.append((path, True))
-                else:
-                    found.modified.append(path)
+            elif path in replaced and not folder:
+                # Another inode under the same name is the same file, with a new content.
+                found.modified.append(path)
             else:
-                if before_there is not None and path not in left:
-                    whole = before_there.folder
-                    found.deleted.append(Deleted(_after(path, folders), whole, whole=whole))
-                    if not whole:
-                        found.missing.append(path)
                 found.created.append((path, folder))
         found.created.sort(key=lambda item: not item[1])
-        found.missing_files = len(found.missing)
 
     def _moves(self) -> list[Moved]:
         by_inode: dict[tuple[int, bool], list[RelPath]] = defaultdict(list)
@@ -243,11 +238,3 @@ class _Walk:
             (there := self._new.get((*path, name))) is not None and there.st_ino == seen.inode
             for name, seen in held.items()
         )
-
-
-def _after(path: RelPath, folders: dict[RelPath, RelPath]) -> RelPath:
-    """Where `path` is after the folders it lies in were moved."""
-    for depth in range(len(path) - 1, 0, -1):
-        if (moved := folders.get(path[:depth])) is not None:
-            return (*moved, *path[depth:])
-    return path

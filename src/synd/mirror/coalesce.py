@@ -58,9 +58,12 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Rearranged:
-    """All these moves at once, each told by its path before any of them: what a scan sees. Input only."""
+    """All these moves and deletions at once, each told by its path before any of them: what a scan sees. Input
+    only.
+    """
 
     moves: tuple[Moved, ...]
+    deleted: tuple[Deleted, ...] = ()
 
 
 Event: TypeAlias = Created | Modified | Deleted | Moved | Rearranged
@@ -149,8 +152,8 @@ class _Sketch:
                     self._kill(node, whole=whole and node.folder)
             case Moved(old, new, folder):
                 self._moved(old, new, folder=folder)
-            case Rearranged(moves):
-                self._rearranged(moves)
+            case Rearranged(moves, deleted):
+                self._rearranged(moves, deleted)
 
     # What the events say.
 
@@ -187,10 +190,14 @@ class _Sketch:
         node.detach()
         self._settle(node, parent, name)
 
-    def _rearranged(self, moves: Sequence[Moved]) -> None:
+    def _rearranged(self, moves: Sequence[Moved], deleted: Sequence[Deleted]) -> None:
         found = [(move.new, self._find(move.old) or _Node(folder=move.folder)) for move in moves]
+        gone = [(self._find(event.path), event.whole) for event in deleted]
         for _, node in found:
             node.detach()
+        for dead, whole in gone:
+            if dead is not None and dead is not self.root:
+                self._kill(dead, whole=whole and dead.folder)
         for new, node in sorted(found, key=lambda pair: len(pair[0])):
             self._settle(node, *self._parent(new))
 

@@ -268,26 +268,30 @@ class Overlay:
             if is_inside(local.parent) or local.key == folder:
                 yield local
 
-    def leads_to(self, folder: int, target: bytes) -> Seen | None:
-        """What a symlink in a folder leads to, if that lies in the tree and is known."""
+    def target_parts(self, folder: int, target: bytes) -> list[bytes] | None:
+        """The path below the mount that a symlink in a folder leads to; None when it leads outside."""
         if target.startswith(b"/"):
             top = self.mountpoint
             if not top or not (target + b"/").startswith(top + b"/"):
                 return None
-            parts = [p for p in target[len(top) :].split(b"/") if p]
-        else:
-            at = self.path_of(folder)
-            if at is None:
-                return None
-            parts = list(at)
-            for part in target.split(b"/"):
-                if part == b"..":
-                    if not parts:
-                        return None
-                    parts.pop()
-                elif part not in (b"", b"."):
-                    parts.append(part)
-        return self.find_path(parts) if parts else None
+            return [p for p in target[len(top) :].split(b"/") if p] or None
+        at = self.path_of(folder)
+        if at is None:
+            return None
+        parts = list(at)
+        for part in target.split(b"/"):
+            if part == b"..":
+                if not parts:
+                    return None
+                parts.pop()
+            elif part not in (b"", b"."):
+                parts.append(part)
+        return parts or None
+
+    def leads_to(self, folder: int, target: bytes) -> Seen | None:
+        """What a symlink in a folder leads to, if that lies in the tree and is known."""
+        parts = self.target_parts(folder, target)
+        return None if parts is None else self.find_path(parts)
 
     def link_target(self, local: Local) -> LinkTarget | None:
         """Where a symlink row leads, as a link; None while that is not on the service."""

@@ -38,6 +38,10 @@ from synd.store.outbox import Outbox
 _KINDS = {LocalKind.FOLDER: Kind.FOLDER, LocalKind.SYMLINK: Kind.LINK}
 
 
+REMEMBERED_DELETES = 10_000
+"""So many sent deletes can be taken back by path; older ones are in the service's trash can all the same."""
+
+
 class Records:
     """The rows of what is being sent."""
 
@@ -245,6 +249,17 @@ class Records:
             return news
         return News(changes=self._sides.let_go(tx, now))
 
+    def deleted(self, tx: sqlite3.Connection, row: Local) -> News:
+        """The entity went to the service's trash can by a delete of ours: `synd restore` can bring it back."""
+        now = self._locals.find(row.id, tx)
+        if now is not None and now.entity == row.entity:
+            tx.execute(
+                "INSERT INTO recovered (at_ns, path, reason, entity) VALUES (?, ?, 'deleted', ?)",
+                (self._overlay.now_ns(), self._overlay.path_text(row.key), row.entity),
+            )
+            tx.execute(_FORGET_OLD, (REMEMBERED_DELETES,))
+        return self.ended(tx, row)
+
     def came_back(self, tx: sqlite3.Connection, row: Local, told: Entity | None) -> News:
         """A delete that is not done: the row goes, and the entity shows again."""
         now = self._locals.find(row.id, tx)
@@ -286,10 +301,26 @@ class Records:
         news.changes = self._entities.drop(tx, folder)
         self._locals.update(tx, row.id, entity=None, born=1, **NO_BASE)
         if key != row.id:
-            for (child,) in tx.execute("SELECT id FROM local WHERE parent = ?", (key,)).fetchall():
-                self._locals.update(tx, child, parent=row.id)
+            for child in self._outbox.all_children(tx, key):
+                self._locals.update(tx, child.id, parent=row.id)
+        for child in self._outbox.all_children(tx, row.id):
+            if child.state == Sending.CLEAN and not child.gone and child.base_parent == folder:
+                self._went_along(tx, child, news)
         self._overlay.queue(tx, self._locals.get(row.id, tx), delay_s=0.0)
         return news
+
+    def _went_along(self, tx: sqlite3.Connection, child: Local, news: News) -> None:
+        """What lay in a folder went with it, but for folders that hold something of ours."""
+        if child.entity is None:
+            return
+        if child.is_folder and self._outbox.all_children(tx, child.key):
+            more = self.revive(tx, child.entity)
+            news.changes += more.changes
+            news.names += more.names
+            news.conflicts += more.conflicts
+            return
+        news.names.append((child.parent, child.name))
+        news.changes += self._sides.let_go(tx, child)
 
     # No result yet.
 
@@ -324,6 +355,10 @@ class Records:
             tx, row.id, state=Sending.BLOCKED.value, problem=json.dumps(dict(problem))
         )
         return True
+
+
+_FORGET_OLD = """DELETE FROM recovered WHERE file = '' AND id <=
+ (SELECT id FROM recovered WHERE file = '' ORDER BY id DESC LIMIT 1 OFFSET ?)"""
 
 
 def same_wish(now: Local, then: Local) -> bool:

@@ -263,7 +263,15 @@ class Sender:
             await self._record(lambda tx: self._records.stays(tx, row))
         else:
             await self._record(lambda tx: self._records.nothing(tx, row))
+            await self._catch_up(row)
         return Done("")
+
+    async def _catch_up(self, row: Local) -> None:
+        """A row follows its entity only while it has nothing to send: what it missed comes now."""
+        entity = row.entity
+        if entity is not None and not row.gone:
+            listed = self._entities.is_listed(entity)
+            await self._tree.in_writer(lambda: self._overlay.follow(entity, gone=not listed))
 
     async def _wait(self, row: Local, folder: Folder, step: WaitFor) -> Done:
         if step.folder != folder.key:
@@ -510,12 +518,16 @@ class Sender:
         wish = (self._records.folder_of(occupant).entity, wanted_name(occupant, kind))
         if wish == (occupant.base_parent, occupant.base_name):
             return
-        if row.entity is not None and self._leads_back(row, occupant):
-            told = await self._remote.entity(row.entity)
+        if self._leads_back(row, occupant):
+            passing = row if row.entity is not None else occupant
+            assert passing.entity is not None
+            told = await self._remote.entity(passing.entity)
             checkpoint("push.before-passing")
-            made = await self._remote.update(told, name=passing_name(row.id))
+            made = await self._remote.update(told, name=passing_name(passing.id))
             checkpoint("push.after-passing")
-            await self._record(lambda tx: self._records.succeeded(tx, row, made))
+            await self._record(lambda tx: self._records.succeeded(tx, passing, made))
+            if passing is occupant:
+                raise Stale("the name is free now")
         await self._record(lambda tx: self._hurry(tx, occupant.id))
         raise Later(LONG_WAIT_S, occupant.id)
 
@@ -528,16 +540,27 @@ class Sender:
         for _ in range(64):
             kind = self._records.rules_of(at).kind
             parent, name = self._records.folder_of(at).entity, wanted_name(at, kind)
-            if (parent, name) == (row.base_parent, row.base_name):
-                return True
             if parent is None:
-                return False
+                return self._is_above(row, at)
+            if row.entity is not None and (parent, name) == (row.base_parent, row.base_name):
+                return True
             spelled = file_name_of(name, kind, EntityId(0))
             there = self._entities.child(parent, spelled)
             following = None if there is None else self._locals.of_entity(there.id)
             if following is None or following.id == at.id:
                 return False
             at = following
+        return False
+
+    def _is_above(self, row: Local, inside: Local) -> bool:
+        """Whether `inside` waits for the folder `row` to be made."""
+        folder = self._locals.of_key(inside.parent)
+        for _ in range(64):
+            if folder is None or folder.entity is not None:
+                return False
+            if folder.id == row.id:
+                return True
+            folder = self._locals.of_key(folder.parent)
         return False
 
     # Changes of what is there.
@@ -583,6 +606,7 @@ class Sender:
             return Done("deleted", row, row.entity)
         if told is None:
             await self._record(lambda tx: self._records.same_bytes(tx, row))
+            await self._catch_up(row)
             return Done("", row, content=True)
         assert isinstance(told, Entity)
         content = row.unsent_bytes and row.size > 0 and row.hashed > row.sent
@@ -656,7 +680,7 @@ class Sender:
         await self._remote.delete(row.entity)
         checkpoint("push.after-delete")
         self._deleted(row)
-        await self._record(lambda tx: self._records.ended(tx, row))
+        await self._record(lambda tx: self._records.deleted(tx, row))
         checkpoint("push.after-record")
         return Done("deleted", row, row.entity)
 

@@ -32,6 +32,7 @@ _READY = f"""SELECT {_COLUMNS} FROM local
 _LOSERS = f"SELECT {_COLUMNS} FROM local WHERE heir = ? AND id <> heir"
 _LEFT_OVER = f"""SELECT {_COLUMNS} FROM local WHERE gone = 1 AND entity IS NULL AND NOT EXISTS
  (SELECT 1 FROM local AS h WHERE h.id = local.heir AND h.state <> 'clean')"""
+_ALL_CHILDREN = f"SELECT {_COLUMNS} FROM local WHERE parent = ?"
 _PENDING = """SELECT base_parent, count(*) FROM local
  WHERE gone = 1 AND entity IS NOT NULL AND state = 'waiting' AND (heir IS NULL OR heir <> id)
  GROUP BY base_parent"""
@@ -158,6 +159,10 @@ class Outbox:
             AND NOT (gone = 0 AND staged > 0 AND size = 0 AND problem LIKE '%"Empty"%')""",
             (now_ns, number, number),
         )
+
+    def all_children(self, tx: sqlite3.Connection, parent: int) -> list[Local]:
+        """Rows of a folder, those without a name too. Cost: all rows."""
+        return [Local._make(row) for row in tx.execute(_ALL_CHILDREN, (parent,)).fetchall()]
 
     # Deletes that wait for a yes.
 

@@ -551,3 +551,34 @@ with open(argv[0], 'r+b') as f:
         wanted[40_000_000:40_000_007] = b"changed"
         assert md5_of(bytes(wanted)) == held(writable, project)["big.bin"]
         assert md5_of(bytes(wanted)) == writable.md5(path)
+
+
+class TestTakingBack:
+    def test_removed_file_when_restored_is_back_on_both_sides(self, writable, place):
+        """From the service's trash can, by its path."""
+        project, where = place
+        path = sh(writable, where, "readlink -f top.csv || pwd").strip()
+        sh(writable, where, "rm top.csv")
+        settled(writable)
+        assert "top.csv" not in held(writable, project)
+        done = writable.synd("restore", path)
+        assert done.status == 0, done.err
+
+        assert BEFORE["top.csv"] == held(writable, project)["top.csv"]
+
+    def test_edit_when_discarded_is_gone_and_can_be_restored(self, writable, place):
+        """The bytes go to the recovery area, and come back from there."""
+        project, where = place
+        path = sh(writable, where, "readlink -f top.csv").strip()
+        assert 0 == writable.synd("pause").status
+        sh(writable, where, "echo edited > top.csv")
+        done = writable.synd("discard", "--yes", path)
+        assert done.status == 0, done.err
+        assert "x,y\n1,2\n" == sh(writable, where, "cat top.csv")
+        done = writable.synd("restore", path)
+        assert done.status == 0, done.err
+        assert "edited\n" == sh(writable, where, "cat top.csv")
+        assert 0 == writable.synd("resume").status
+        settled(writable)
+
+        assert md5_of(b"edited\n") == held(writable, project)["top.csv"]

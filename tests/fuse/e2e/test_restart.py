@@ -204,6 +204,10 @@ class TestStartedAgain:
         world = make(server, projects=[project], freshness_s=600)
         read_all = ("sh", "-c", 'cat "$1"/*', "sh", world.at("Kept"))
         before = world.text(*read_all)
+        # Small files are answered first and stored a moment later.
+        eventually(
+            lambda: world.status()["cache"]["objects"] >= 20, timeout_s=20, what="20 objects"
+        )
         world.successor(world.kill_daemon())
         server.forget_requests()
 

@@ -299,8 +299,8 @@ print('done')
             world.begin_python(code, pair.at(world), name)
             for world, name in ((pair.ann, "ann"), (pair.ben, "ben"))
         ]
-        for program in running:
-            assert "done" == program.wait(60).out.strip(), program.err
+        for program, world in zip(running, (pair.ann, pair.ben), strict=True):
+            assert "done" == program.wait(60).out.strip(), f"{program.err}\n{world.log()[-3000:]}"
         for world in (pair.ann, pair.ben):
             pair.send(world)
         last = {md5_of(f"{name} {n}\n") for name in ("ann", "ben") for n in range(8, 12)}

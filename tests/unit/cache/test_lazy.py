@@ -25,7 +25,7 @@ from synd.errors import (
     Offline,
     StoreError,
 )
-from tests.support.lazies import NUMBER, Base, noise, staging_in, whole
+from tests.support.lazies import NUMBER, Base, Remembering, noise, staging_in, whole
 
 
 @pytest.fixture
@@ -388,6 +388,88 @@ class TestFilling:
 
         assert expected == whole(lazy)
         assert expected == staging.path(NUMBER).read_bytes()
+
+
+class TestPowerLoss:
+    """Of each file either what was flushed or what was written since, whichever is worse."""
+
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Remembering:
+        return Remembering(tmp_path / "staged", tmp_path / "recovered")
+
+    def restarted(self, lazy: Lazy, disk: Remembering, base: Base, *lost: str) -> bytes:
+        """The content under another boot id, after files went back to their last flush."""
+        lazy.close()
+        paths = {"data": str(disk.path(NUMBER)), "map": disk.map_path(NUMBER)}
+        for name in lost:
+            disk.lose(paths[name])
+        again = Lazy.open(disk, NUMBER, len(base.data), base, boot="another")
+        found = whole(again)
+        again.close()
+        return found
+
+    @pytest.mark.parametrize("lost", [(), ("data",), ("map",), ("data", "map")])
+    def test_sync_always_outlives_it(
+        self, disk: Remembering, base: Base, lost: tuple[str, ...]
+    ) -> None:
+        """What was synced is there, whole blocks and parts; what the base had is not zeros."""
+        lazy = Lazy.create(disk, NUMBER, len(base.data), base, boot="one")
+        lazy.write(5, b"part")
+        lazy.write(BLOCK, b"\1" * BLOCK)
+        lazy.sync()
+
+        expected = bytearray(base.data)
+        expected[5:9] = b"part"
+        expected[BLOCK : 2 * BLOCK] = b"\1" * BLOCK
+        assert expected == self.restarted(lazy, disk, base, *lost)
+
+    @pytest.mark.parametrize("lost", [("data",), ("map",), ("data", "map")])
+    def test_write_without_sync_is_there_or_not(
+        self, disk: Remembering, base: Base, lost: tuple[str, ...]
+    ) -> None:
+        """A map that reached the disk before its bytes does not make zeros of the base."""
+        lazy = Lazy.create(disk, NUMBER, len(base.data), base, boot="one")
+        lazy.write(5, b"part")
+        lazy.write(BLOCK, b"\1" * BLOCK)
+
+        assert base.data == self.restarted(lazy, disk, base, *lost)
+
+    @pytest.mark.parametrize("lost", [(), ("data",), ("map",), ("data", "map")])
+    def test_cut_that_was_synced_never_shows_the_base_again(
+        self, disk: Remembering, base: Base, lost: tuple[str, ...]
+    ) -> None:
+        """The file was cut and grown: what lies between are zeros, whichever came to the disk."""
+        lazy = Lazy.create(disk, NUMBER, len(base.data), base, boot="one")
+        lazy.truncate(100)
+        lazy.truncate(3 * BLOCK)
+        lazy.sync()
+
+        expected = base.data[:100] + bytes(3 * BLOCK - 100)
+        assert expected == self.restarted(lazy, disk, base, *lost)
+
+    def test_cut_without_sync_never_makes_zeros(self, disk: Remembering, base: Base) -> None:
+        """When the map came to the disk and the cut did not, the file is as it was, or cut."""
+        lazy = Lazy.create(disk, NUMBER, len(base.data), base, boot="one")
+        lazy.truncate(100)
+        lazy.truncate(3 * BLOCK)
+
+        found = self.restarted(lazy, disk, base, "data")
+        assert found in (base.data, base.data[:100])
+
+    @pytest.mark.parametrize("back", [False, True], ids=["gone", "back"])
+    def test_fill_always_outlives_it(self, disk: Remembering, base: Base, back: bool) -> None:
+        """Once it is through, its bytes are there, even when the map's removal is lost."""
+        lazy = Lazy.create(disk, NUMBER, len(base.data), base, boot="one")
+        marks = Path(disk.map_path(NUMBER))
+        inode = os.stat(marks).st_ino
+        lazy.write(5, b"part")
+        lazy.fill()
+        if back:
+            marks.write_bytes(disk.durable[inode])
+        base.offline = True
+
+        expected = base.data[:5] + b"part" + base.data[9:]
+        assert expected == self.restarted(lazy, disk, base, "data")
 
 
 class TestOpening:
