@@ -99,7 +99,8 @@ class Plain:
     def _connection(self, netloc: str) -> http.client.HTTPConnection:
         kept = self._own.__dict__.setdefault("connections", {})
         if netloc not in kept:
-            kept[netloc] = http.client.HTTPConnection(netloc, timeout=300)
+            # No time-out: with one, sendfile would meet a socket that does not block.
+            kept[netloc] = http.client.HTTPConnection(netloc)
         connection: http.client.HTTPConnection = kept[netloc]
         return connection
 
@@ -121,7 +122,7 @@ def plain(url: str, token: str, path: Path) -> float:
     return time.perf_counter() - began
 
 
-async def client(url: str, token: str, path: Path, parent: str) -> float:
+async def client(url: str, token: str, path: Path, size: int, parent: str) -> float:
     """Seconds of `SynapseClient.upload`, hashing before it included."""
     service = Endpoints(f"{url}/repo/v1", f"{url}/auth/v1", f"{url}/file/v1", f"{url}/")
     config = Config(requests_per_minute=0, request_concurrency=16)
@@ -130,7 +131,7 @@ async def client(url: str, token: str, path: Path, parent: str) -> float:
         await remote.whoami()
         began = time.perf_counter()
         digest = await asyncio.to_thread(md5_of_file, path)
-        content = Outgoing(path, path.stat().st_size, digest, path.name)
+        content = Outgoing(path, size, digest, path.name)
         await remote.upload(content, entity_id(parent))
         return time.perf_counter() - began
     finally:
@@ -144,11 +145,12 @@ def main() -> None:
     parser.add_argument("parent", help="id of a folder to upload for")
     parser.add_argument("file", type=Path)
     asked = parser.parse_args()
+    size = asked.file.stat().st_size
     token = os.environ["SYNAPSE_AUTH_TOKEN"]
     if asked.how == "plain":
         took_s = plain(asked.url, token, asked.file)
     else:
-        took_s = asyncio.run(client(asked.url, token, asked.file, asked.parent))
+        took_s = asyncio.run(client(asked.url, token, asked.file, size, asked.parent))
     print(json.dumps({"took_s": took_s}))
 
 

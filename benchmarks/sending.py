@@ -60,8 +60,9 @@ def large(world: World) -> list[Row]:
     found: dict[str, list[float]] = {}
     with world.registry(world.root / "upload-registry") as registry:
         project = registry.make("Project", "Upload")
-        settings = {"upload_delay_s": 0, "requests_per_minute": 0, "request_concurrency": 16}
-        with world.mount(registry, project, **settings) as mount:
+        with world.mount(
+            registry, project, upload_delay_s=0, requests_per_minute=0, request_concurrency=16
+        ) as mount:
             upload = _Upload(world, registry, mount, project, size)
             ways: list[tuple[str, Callable[[], float]]] = [
                 ("mount", upload.by_mount),
@@ -131,7 +132,7 @@ class _Upload:
     def alone(self, how: str) -> float:
         self._stamp()
         env = {**os.environ, "SYNAPSE_AUTH_TOKEN": self.registry.token}
-        command = [
+        command: list[str | Path] = [
             sys.executable, "-m", "benchmarks.putting", how, self.registry.url, self.project,
             self.source,
         ]  # fmt: skip
@@ -169,10 +170,13 @@ def many_small(world: World) -> list[Row]:
     data = world.root / "small-upload"
     with world.registry(data, "--latency-ms", str(LATENCY_MS)) as registry:
         project = registry.make("Project", "Many")
-        settings = {
-            "request_concurrency": AT_ONCE, "requests_per_minute": 0, "upload_delay_s": DELAY_S,
-        }  # fmt: skip
-        with world.mount(registry, project, **settings) as mount:
+        with world.mount(
+            registry,
+            project,
+            request_concurrency=AT_ONCE,
+            requests_per_minute=0,
+            upload_delay_s=DELAY_S,
+        ) as mount:
             for turn in range(world.times(4)):
                 for name in ("synd", "own threads", f"{AT_ONCE} threads"):
                     source = world.folder(f"many/{turn}-{name.replace(' ', '-')}")

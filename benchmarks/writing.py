@@ -45,12 +45,12 @@ THREADS = 8
 
 
 @contextmanager
-def _mounted(world: World, *options: str, **settings: object) -> Iterator[tuple[Registry, Mount]]:
+def _mounted(world: World, *options: str, **settings: int) -> Iterator[tuple[Registry, Mount]]:
     """An empty project `Writing` in a mount, from a registry of its own."""
     data = world.root / f"writing-{len(list(world.root.iterdir()))}"
     with world.registry(data, *options) as registry:
         project = registry.make("Project", "Writing")
-        with world.mount(registry, project, **settings) as mount:
+        with world.mount(registry, project, home=None, **settings) as mount:
             os.listdir(mount.path / "Writing")
             yield registry, mount
 

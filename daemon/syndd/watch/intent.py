@@ -210,8 +210,8 @@ class Intent:
             if why is not None:
                 self.report(path, f"{why}; what was sent from here is kept")
                 return
-            if stat.S_ISDIR(found.st_mode) is folder:
-                # It is there, whatever was told.
+            if stat.S_ISDIR(found.st_mode) is folder and found.st_ino == before.inode:
+                # The very same is there, whatever was told.
                 outcome.rescan_after_s = 0.0
                 return
         try:

@@ -103,6 +103,7 @@ class TestSimpleChanges:
         assert {**BEFORE, "new.txt": md5_of(b"hello\n")} == held(writable, project)
         assert "hello\n" == sh(writable, where, "cat new.txt")
 
+    @pytest.mark.req("S2-11")
     def test_file_when_rewritten_is_one_new_version(self, writable, place):
         """Overwriting makes version 2 of the same entity."""
         project, where = place
@@ -147,6 +148,7 @@ class TestSimpleChanges:
 
         assert "folder/a.txt" not in held(writable, project)
 
+    @pytest.mark.req("S2-27")
     def test_folder_when_removed_with_all_in_it_is_gone(self, writable, place):
         """rm -r."""
         project, where = place
@@ -155,6 +157,7 @@ class TestSimpleChanges:
 
         assert {"top.csv"} == set(held(writable, project))
 
+    @pytest.mark.req("S2-50")
     def test_file_when_renamed_and_moved_keeps_its_entity(self, writable, place):
         """No byte moves, the version stays."""
         project, where = place
@@ -241,6 +244,7 @@ class TestSimpleChanges:
 
         assert "750 981173106\n" == first == sh(writable, where, "stat -c '%a %Y' s.sh")
 
+    @pytest.mark.req("S2-33")
     def test_annotation_when_set_reaches_the_service(self, writable, place):
         """An extended attribute is an annotation."""
         project, where = place

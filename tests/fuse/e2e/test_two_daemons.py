@@ -33,9 +33,10 @@ class Pair(NamedTuple):
     ben: World
     server: Remote
     project: str
+    name: str
 
     def at(self, world: World, *parts: str) -> str:
-        return world.at("@id", self.project, *parts)
+        return world.at(self.name, *parts)
 
     def sh(self, world: World, script: str) -> str:
         """Output of a shell script in the project, which must succeed."""
@@ -110,13 +111,18 @@ def pair(
     request: pytest.FixtureRequest, shared_server: Remote, two: tuple[World, World]
 ) -> Iterator[Pair]:
     """A project with one file and one folder, listed by both; neither sends."""
-    project = shared_server.project(f"Pair {abs(hash(request.node.nodeid)) % 10**9}")
+    name = f"Pair {abs(hash(request.node.nodeid)) % 10**9}"
+    project = shared_server.project(name)
     shared_server.file(project, "a.txt", b"first\n")
     folder = shared_server.folder(project, "folder")
     shared_server.file(folder, "b.txt", b"inside\n")
-    found = Pair(two[0], two[1], shared_server, project)
+    found = Pair(two[0], two[1], shared_server, project, name)
     for world in two:
         world.control.post(changes.PAUSE)
+        eventually(
+            lambda world=world: world.run("test", "-d", found.at(world)).status == 0,
+            what="the new project at the top of the mount",
+        )
         found.sh(world, "cat a.txt folder/b.txt")
     yield found
     for world in two:
