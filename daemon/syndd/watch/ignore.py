@@ -127,8 +127,12 @@ def _read(path: Path) -> list[str] | None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
             return None
-        return os.fsdecode(file.read(_MOST_BYTES)).splitlines()
+        return os.fsdecode(os.read(fd, _MOST_BYTES)).splitlines()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)

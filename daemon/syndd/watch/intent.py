@@ -71,6 +71,8 @@ class Intent:
     ) -> None:
         """`here`: whether the root is still what was tracked; asked before anything is removed."""
         self.problems: dict[RelPath, Problem] = {}
+        self._shaped: dict[RelPath, None] = {}
+        """What was made or moved in this burst, by its path at this point."""
         self._attempts: dict[RelPath, int] = {}
         """How often the sink has refused a file for the time being."""
         self._root = root
@@ -98,6 +100,7 @@ class Intent:
                 contents = number
                 break
             self._shape(step, outcome)
+        self._look_again(outcome)
         for step in steps[contents:]:
             if self._stop():
                 break
@@ -155,19 +158,16 @@ class Intent:
 
     def _mkdir(self, path: RelPath, outcome: Outcome) -> None:
         before = self._books.find(self._root.id, path)
-        self._parents(path, outcome)
         if before is None or not before.folder or not before.sent:
+            self._parents(path, outcome)
             try:
                 self._sink.mkdir(self._root, path)
             except Exists:
                 pass
             outcome.told += 1
-        found = self._stat(path)
-        seen = Seen(folder=True, size=0, mtime_ns=0, ctime_ns=0, inode=0, noted_ns=0)
-        if found is not None and stat.S_ISDIR(found.st_mode):
-            seen = seen_of(found, folder=True, noted_ns=self._clock.now_ns())
-        # Else it has gone on already: that is told by events to come, which build on this one.
-        self._note(path, seen)
+        # It may have gone on already: that is told by events to come, which build on this one.
+        self._note(path, Seen(folder=True, size=0, mtime_ns=0, ctime_ns=0, inode=0, noted_ns=0))
+        self._shaped[path] = None
         self.clear(path)
 
     def _move(self, old: RelPath, new: RelPath, outcome: Outcome) -> None:
@@ -188,17 +188,39 @@ class Intent:
             problem = self.problems.pop(path)
             now = (*new, *path[len(old) :])
             self.problems[now] = problem._replace(path=shown(now))
-        found = self._stat(new)
-        if found is None:
-            return
-        if found.st_ino != before.inode:
-            # Not what we thought had moved, as when two things change places in one call.
-            outcome.rescan_after_s = 0.0
-        elif not before.folder and not before.racy:
-            # The rename gave it a new ctime; size and time say that its content is the same.
-            same = (before.size, before.mtime_ns) == (found.st_size, found.st_mtime_ns)
-            if same and new not in self._burst.files:
-                self._note(new, before._replace(ctime_ns=found.st_ctime_ns))
+        if before.folder:
+            depth = len(old)
+            self._shaped = {
+                ((*new, *p[depth:]) if p[:depth] == old else p): None for p in self._shaped
+            }
+        else:
+            self._shaped.pop(old, None)
+        self._shaped[new] = None
+
+    def _look_again(self, outcome: Outcome) -> None:
+        """Now that everything is at its last path, the disk tells whether it is what the steps say."""
+        shaped, self._shaped = self._shaped, {}
+        for path in shaped:
+            before = self._books.find(self._root.id, path)
+            try:
+                found = self._stat(path)
+            except OSError:
+                continue
+            if before is None or found is None:
+                continue
+            if before.inode == 0 and before.folder and stat.S_ISDIR(found.st_mode):
+                self._note(path, seen_of(found, folder=True, noted_ns=self._clock.now_ns()))
+            elif found.st_ino != before.inode:
+                # Not what we thought had moved, as when two things change places in one call.
+                outcome.rescan_after_s = 0.0
+            elif (
+                not before.folder
+                and not before.racy
+                and path not in self._burst.files
+                and (before.size, before.mtime_ns) == (found.st_size, found.st_mtime_ns)
+            ):
+                # The rename gave it a new ctime; size and time say that its content is the same.
+                self._note(path, before._replace(ctime_ns=found.st_ctime_ns))
 
     def _remove(self, path: RelPath, outcome: Outcome, *, folder: bool) -> None:
         before = self._books.find(self._root.id, path)

@@ -110,7 +110,7 @@ class _Walk:
         self._missing: dict[RelPath, Seen] = {}
         """Known things that are not where they were, or are another thing there."""
         self._new: dict[RelPath, os.stat_result] = {}
-        """Things that were not known where they are."""
+        """Things that were not known where they are. A path may be in both."""
 
     def folder(self, path: RelPath) -> list[RelPath]:
         """Compares one folder with the books; returns the folders in it."""
@@ -167,7 +167,8 @@ class _Walk:
         elif before.folder is not folder:
             self._lost(path, before)
             self._new[path] = now
-        elif before.inode != now.st_ino:
+        elif before.inode != now.st_ino or path[:-1] in self._missing:
+            # Another thing under the same name; or the same in another folder, which came to its folder's place.
             self._missing[path] = before
             self._new[path] = now
         elif not folder and (not before.same(now) or before.racy or not before.sent):
@@ -185,14 +186,12 @@ class _Walk:
         found.moves = self._moves()
         arrived = {move.new: self._missing[move.old] for move in found.moves}
         left = {move.old for move in found.moves}
-        replaced = {
-            path
-            for path, before in self._missing.items()
-            if path not in left
-            and path not in arrived
-            and path in new
-            and stat.S_ISDIR(new[path].st_mode) is before.folder
-        }
+        replaced: set[RelPath] = set()
+        for path in sorted(self._missing.keys() & new.keys() - left - arrived.keys(), key=len):
+            # Another inode under the same name is the same thing, unless its folder is another one.
+            same_folder = path[:-1] not in self._missing or path[:-1] in replaced
+            if same_folder and stat.S_ISDIR(new[path].st_mode) is self._missing[path].folder:
+                replaced.add(path)
         gone = self._missing.keys() - left - replaced
         found.missing = sorted(path for path in gone if not self._missing[path].folder)
         found.missing_files = len(found.missing)
@@ -207,7 +206,6 @@ class _Walk:
                 if not folder and (not before.same(now) or before.racy or not before.sent):
                     found.modified.append(path)
             elif path in replaced and not folder:
-                # Another inode under the same name is the same file, with a new content.
                 found.modified.append(path)
             else:
                 found.created.append((path, folder))
@@ -220,6 +218,8 @@ class _Walk:
         moves = []
         for old, before in self._missing.items():
             places = by_inode.get((before.inode, before.folder), [])
+            # A hard link has more than one.
+            places.sort(key=lambda p: p != old)
             place = next((p for p in places if self._moved(old, before, p)), None)
             if place is not None:
                 places.remove(place)

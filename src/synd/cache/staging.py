@@ -3,7 +3,8 @@
 Both folders belong to the state, not to the cache: nothing here is ever evicted. Leaves to others: who
 has a file open, what a row says of it (`synd.mirror`), large files of which bytes still lack (`lazy`).
 
-Invariant: a file under its number is whole. What is copied is written aside and renamed.
+Invariant: a file under its number is whole, after a power loss too. What is copied is written aside,
+synced and renamed: a torn copy would pass for an edit at the next start.
 
 What a row says and what the disk holds agree after a crash at any point if callers keep this order:
 
@@ -16,8 +17,8 @@ What a row says and what the disk holds agree after a crash at any point if call
 
 So a start finds, and mends: a row with an edit whose file is missing (`put_back`); a file that no row
 names (`rescue`, never a plain delete); a file that is in both folders (`drop_restored`, after that).
-A file whose row has no unsent edit was perhaps never synced: under another boot id than the one it was
-made in it may be torn, and is made anew from the base.
+A row whose edits are all sent may lack its file: the bytes are on the service, or in the cache. Never make
+an empty file in the place of one that a row with an edit lacks: it would be sent.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ class Staging:
             self._claimed.discard(number)
 
     def copy_in(self, number: int, source_fd: int, size: int) -> None:
-        """Makes the file a copy of an open one: shared extents, else copied, holes kept as holes.
+        """Makes the file a copy of an open one: shared extents, else copied, holes kept as holes; synced.
 
         Moves the file offset of `source_fd`. Raises Exists; IntegrityError when it has not `size` bytes.
         """
@@ -274,6 +275,7 @@ class Staging:
             try:
                 try:
                     fill(fd)
+                    self.flush(fd)
                 finally:
                     os.close(fd)
                 os.rename(aside, self._path(number))
@@ -442,7 +444,8 @@ class Staging:
     def restore_recovered(self, name: str, number: int) -> None:
         """Gives a recovered file a number again; it stays in the recovery folder until `drop_recovered`.
 
-        Both are one file: drop it once the row that names `number` is durable, and before anybody writes.
+        Both are one file: drop it once the row that names `number` is durable, and before anybody writes;
+        a stamp from before the drop is void. With `is_lazy` it still lacks bytes of its base.
         Raises NotFound, Exists.
         """
         before = self._number_of(name)

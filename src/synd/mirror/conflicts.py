@@ -30,6 +30,9 @@ NO_BASE: Mapping[str, object] = {name: DEFAULTS.get(name) for name in BASE}
 """Base fields of what was never on the service."""
 
 
+_MARK = re.compile(rb" \(conflict [^()]*\)$")
+
+
 @dataclass(slots=True)
 class News:
     """What a recorded step changed, to be told once it is committed."""
@@ -151,8 +154,15 @@ class Sides:
         self._locals.update(tx, row.id, entity=None, born=1, sent=0, **NO_BASE)
         return news
 
-    def name_taken(self, tx: sqlite3.Connection, row: Local, other: Entity, mode: Mode) -> News:
-        """Somebody else's entity has the name that ours was to have."""
+    def name_taken(
+        self,
+        tx: sqlite3.Connection,
+        row: Local,
+        other: Entity,
+        mode: Mode,
+        told: Entity | None = None,
+    ) -> News:
+        """Somebody else's entity has the name that ours was to have. `told`: where ours is, if anywhere."""
         news = News(names=[(row.parent, row.name)])
         is_file = row.kind == LocalKind.FILE and row.entity is None
         claimed = self._locals.of_entity(other.id, tx)
@@ -184,6 +194,9 @@ class Sides:
         fields: dict[str, object] = {"name": name}
         if row.entity is None:
             fields.update(NO_BASE)
+        elif told is not None:
+            # What they did to its name is known and dealt with; from there it gets its own.
+            fields.update(base_name=told.name, base_parent=place_of(told))
         self._locals.update(tx, row.id, **fields)
         self._overlay.touched(row.parent)
         news.names.append((row.parent, name))
@@ -219,6 +232,7 @@ class Sides:
         stem, dot, extension = name.rpartition(b".")
         if not stem or len(extension) > 16:
             stem, dot, extension = name, b"", b""
+        stem = _MARK.sub(b"", stem) or stem
         at = datetime.fromtimestamp(self._overlay.now_ns() / NS).astimezone()
         mark = f" (conflict {self._host} {at:%Y-%m-%d %H.%M}"
         for number in range(1, 10_000):

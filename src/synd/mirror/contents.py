@@ -9,7 +9,9 @@ Lock order: `overlay.lock` → `_lock`. Nothing waits for the network under eith
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import logging
 import os
 import queue
@@ -17,7 +19,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -212,6 +214,20 @@ class Contents:
                 fd = kept
         return fd
 
+    @contextlib.contextmanager
+    def _lent(self, staged: int) -> Iterator[int]:
+        """A descriptor for one step by somebody who need not have the file open: kept, it would be closed
+        by nobody, or by another's last release while this step still uses its number.
+        """
+        try:
+            fd = self._staging.open(staged)
+        except NotFound as error:
+            raise Stale("the file has become another one") from error
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     def read(self, staged: int, offset: int, size: int) -> FileSlice | bytes | Future[bytes]:
         lazy = self._lazily.get(staged)
         if lazy is not None:
@@ -233,8 +249,8 @@ class Contents:
         if lazy is not None:
             lazy.truncate(size)
             return
-        with disk_errors("set the size of the file"):
-            os.ftruncate(self._fd(staged), size)
+        with self._lent(staged) as fd, disk_errors("set the size of the file"):
+            os.ftruncate(fd, size)
 
     def fallocate(self, staged: int, mode: int, offset: int, length: int) -> Future[int] | None:
         lazy = self._lazily.get(staged)
@@ -248,8 +264,11 @@ class Contents:
     def stat(self, staged: int) -> os.stat_result:
         """Of the staging file: it is its size and its times that the mount shows. Raises Stale."""
         try:
-            fd = self._fds.get(staged)
-            return os.stat(self._staging.path(staged)) if fd is None else os.fstat(fd)
+            with self._lock:
+                # Nobody closes it meanwhile, or its number would soon be another file's.
+                if (fd := self._fds.get(staged)) is not None:
+                    return os.fstat(fd)
+            return os.stat(self._staging.path(staged))
         except OSError as error:
             raise Stale("the file has become another one") from error
 
@@ -383,8 +402,7 @@ class Contents:
 
     def replace(self, staged: int, source: int, size: int) -> None:
         """Gives a staging file the bytes of an open file. Whoever has it open sees them too."""
-        fd = self._fd(staged)
-        with disk_errors("copy into the file"):
+        with self._lent(staged) as fd, disk_errors("copy into the file"):
             os.ftruncate(fd, 0)
             at = 0
             while at < size:
@@ -634,9 +652,8 @@ class Contents:
             try:
                 stamp = self._staging.stamp(local.staged)
             except NotFound:
-                if not self._staging.put_back(local.staged):
-                    # Killed between the row and the file: nothing was acknowledged yet.
-                    os.close(self._staging.create(local.staged, resume=True))
+                if not self._staging.put_back(local.staged) and self._is_lost(local):
+                    continue
                 stamp = self._staging.stamp(local.staged)
             if local.lazy:
                 self._lazily.resume(local)
@@ -650,6 +667,28 @@ class Contents:
                 log.info("edit.orphan", extra=fields(staged=staged))
                 self._staging.rescue(staged)
         return found
+
+    def _is_lost(self, local: Local) -> bool:
+        """For a row without its staging file: an empty one is made where nothing was acknowledged yet."""
+        if local.edit == 0 and local.entity is None:
+            # Killed between the row and the file.
+            os.close(self._staging.create(local.staged, resume=True))
+            return False
+        with self._overlay.change() as tx:
+            if local.edit == local.sent:
+                self._locals.update(tx, local.id, staged=0, lazy=0, stamp="")
+            else:
+                # Somebody took it out of the state folder. An empty file must not be sent in its place.
+                log.error(
+                    "edit.lost",
+                    extra=fields(local=local.id, path=self._overlay.path_text(local.key)),
+                )
+                problem = NotFound(
+                    "the bytes of this edit are missing from the state folder",
+                    hint="put them back, or `synd discard` the edit",
+                ).problem()
+                self._locals.update(tx, local.id, state="blocked", problem=json.dumps(problem))
+        return True
 
     def _is_save(self, staged: int) -> bool:
         statement = "SELECT 1 FROM save WHERE staged = ?"

@@ -484,11 +484,16 @@ class Sender:
             await self._record(lambda tx: self._records.revive(tx, folder))
 
     async def _name_taken(
-        self, row: Local, parent: EntityId, name: str, rules: Rules
+        self,
+        row: Local,
+        parent: EntityId,
+        name: str,
+        rules: Rules,
+        told: Entity | None = None,
     ) -> Done | Told:
         """The service has something under the name that ours is to have."""
         other = await self._find(parent, name)
-        if other is None:
+        if other is None or other.id == row.entity:
             raise Stale(f"somebody changed {name} meanwhile")
         occupant = self._locals.of_entity(other.id)
         if occupant is not None and occupant.id != row.id:
@@ -506,7 +511,9 @@ class Sender:
                 # What ours has replaced here meanwhile: ours is its next version.
                 await self._record(lambda tx: self._records.succeeded(tx, row, other))
                 return None
-        await self._side(row, lambda tx, now: self._sides.name_taken(tx, now, other, rules.mode))
+        await self._side(
+            row, lambda tx, now: self._sides.name_taken(tx, now, other, rules.mode, told)
+        )
         return None
 
     async def _make_way(self, row: Local, occupant: Local) -> None:
@@ -586,7 +593,7 @@ class Sender:
                 await self._record(lambda tx: self._locals.update(tx, row.id, label=""))
                 return None
             parent, name = step.parent or place_of(told), step.name or told.name
-            return await self._name_taken(row, parent, name, rules)
+            return await self._name_taken(row, parent, name, rules, told)
         except NotFound:
             if step.parent is not None:
                 await self._check_folder(step.parent)
@@ -719,7 +726,7 @@ class Sender:
 
     async def _delete_last(self, row: Local) -> Done:
         await self._record(lambda tx: self._records.ended(tx, row))
-        await self._record(lambda tx: self._wake_children(tx, row))
+        await self._record(lambda tx: _none(self._outbox.wake_parked(tx, self._overlay.now_ns())))
         checkpoint("push.after-record")
         return Done("deleted", row, row.entity)
 

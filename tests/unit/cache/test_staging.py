@@ -25,6 +25,7 @@ from synd.errors import (
     UsageError,
 )
 from synd.ids import ContentKey
+from tests.support.lazies import Remembering
 
 FIRST = 1 << 39
 MIB = 1 << 20
@@ -212,6 +213,17 @@ class TestCopying:
             staging.copy_in(FIRST, file.fileno(), size)
 
         assert names(staging) == []
+
+    def test_copy_always_is_synced_before_it_has_its_number(self, tmp_path: Path) -> None:
+        """A power loss leaves the whole copy or none: a torn one would pass for an edit."""
+        disk = Remembering(tmp_path / "staged", tmp_path / "recovered")
+        (tmp_path / "source").write_bytes(noise(MIB))
+        with open(tmp_path / "source", "rb") as file:
+            disk.copy_in(FIRST, file.fileno(), MIB)
+        disk.snapshot(FIRST, FIRST + 1)
+
+        for number in (FIRST, FIRST + 1):
+            assert noise(MIB) == disk.durable[os.stat(disk.path(number)).st_ino]
 
     def test_copy_in_when_it_is_there_keeps_it(self, staging: Staging, tmp_path: Path) -> None:
         """Nothing is ever copied over an edit."""

@@ -359,7 +359,11 @@ class TestModel:
         """No path is created, changed or deleted more than once."""
         tree, told = burst
         steps = coalesce(told, asked(tree))
-        contents = [s.path for s in steps if isinstance(s, Created | Modified) and not getattr(s, "folder", False)]
+        contents = [
+            s.path
+            for s in steps
+            if isinstance(s, Created | Modified) and not getattr(s, "folder", False)
+        ]
 
         assert len(contents) == len(set(contents))
 
@@ -368,6 +372,10 @@ class TestModel:
     def test_events_that_lie_never_stop_it(self, told):
         """Missed, doubled and impossible events give some answer, in which no content comes twice."""
         steps = coalesce(told, known)
-        contents = [s.path for s in steps if isinstance(s, Created | Modified) and not getattr(s, "folder", False)]
+        contents = [
+            s.path
+            for s in steps
+            if isinstance(s, Created | Modified) and not getattr(s, "folder", False)
+        ]
 
         assert len(contents) == len(set(contents))
