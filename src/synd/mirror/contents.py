@@ -37,7 +37,7 @@ from synd.errors import (
 from synd.ids import syn
 from synd.log import fields
 from synd.mirror.lazily import LazyFiles
-from synd.mirror.overlay import Overlay, Seen, base_of
+from synd.mirror.overlay import FORMER, Overlay, Seen, base_of
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
 from synd.mirror.waits import fail, settle
@@ -104,6 +104,10 @@ class Contents:
         self._settling: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._former: OrderedDict[int, int] = OrderedDict()
         """Former staging file → its row: the kernel may still know it by that node."""
+        for name, value in overlay.store.read.execute(
+            "SELECT name, value FROM meta WHERE name LIKE ? ORDER BY name", (f"{FORMER}%",)
+        ):
+            self._former[int(name.removeprefix(FORMER))] = int(value)
         self._settler = threading.Thread(target=self._settle_loop, name="settle-edits", daemon=True)
         self._settler.start()
         self._syncer = threading.Thread(target=self._sync_loop, name="sync-edits", daemon=True)
@@ -582,9 +586,15 @@ class Contents:
                     mtime_ns=stamp.mtime_ns,
                     mtime_for=local.base_version,
                 )
+                # The kernel may know it by that node for longer than this daemon lives.
+                tx.execute(
+                    "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)",
+                    (f"{FORMER}{staged}", str(number)),
+                )
+                while len(self._former) >= REMEMBERED:
+                    oldest, _ = self._former.popitem(last=False)
+                    tx.execute("DELETE FROM meta WHERE name = ?", (f"{FORMER}{oldest}",))
             self._former[staged] = number
-            while len(self._former) > REMEMBERED:
-                self._former.popitem(last=False)
             unchanged = local.md5 is None or local.edit == 0
             if unchanged or stamp.size != local.base_size:
                 self._drop(staged)
@@ -666,6 +676,7 @@ class Contents:
             if staged not in known and not self._is_save(staged):
                 log.info("edit.orphan", extra=fields(staged=staged))
                 self._staging.rescue(staged)
+        self._staging.drop_restored()
         return found
 
     def _is_lost(self, local: Local) -> bool:

@@ -9,6 +9,7 @@ Lock order: `lock`, then the store's writer. Reading takes neither.
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import stat
@@ -19,12 +20,14 @@ from typing import Any, NamedTuple
 
 from synd.clock import SYSTEM, Clock
 from synd.errors import (
+    CacheFull,
     Exists,
     IsDirectory,
     NotDirectory,
     NotEmpty,
     NotFound,
     ReadOnly,
+    StoreError,
     UsageError,
 )
 from synd.ids import EntityId, syn
@@ -44,6 +47,11 @@ from synd.store.local import (
 
 _CONTAINERS = frozenset(str(k) for k in CONTAINERS)
 _FILES = frozenset({str(Kind.FILE)})
+
+_CANNOT_GROW = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN})
+
+FORMER = "former:"
+"""Names in `meta` of staging files that were, each with the row it belonged to."""
 
 NOREPLACE = 1
 EXCHANGE = 2
@@ -315,9 +323,19 @@ class Overlay:
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
-        """One change: the lock, and a transaction of its own."""
-        with self.lock, self.locals.write() as tx:
-            yield tx
+        """One change: the lock, and a transaction of its own. Raises CacheFull, having changed nothing,
+        when the disk of the state folder is full.
+        """
+        try:
+            with self.lock, self.locals.write() as tx:
+                yield tx
+        except StoreError as error:
+            if _is_for_lack_of_room(error):
+                raise CacheFull(
+                    "cannot record the change: the disk of the state folder is full",
+                    hint="make room there; what was written before is not lost",
+                ) from error
+            raise
 
     def now_ns(self) -> int:
         return self._clock.now_ns()
@@ -763,6 +781,7 @@ class Overlay:
         """
         with self.change() as tx:
             self.locals.forget_answers(tx)
+            tx.execute("DELETE FROM meta WHERE name LIKE ?", (f"{FORMER}%",))
             rows = tx.execute(
                 "SELECT id, entity, kind FROM local WHERE born = 1 AND entity IS NOT NULL"
             ).fetchall()
@@ -797,6 +816,15 @@ def base_of(row: Row) -> dict[str, object]:
         "base_md5": row.md5,
         "base_size": row.size,
     }
+
+
+def _is_for_lack_of_room(error: StoreError) -> bool:
+    cause = error.__cause__
+    if isinstance(cause, sqlite3.Error):
+        # IOERR: its files beside the database could not grow.
+        code = getattr(cause, "sqlite_errorcode", 0)
+        return code == sqlite3.SQLITE_FULL or code in _CANNOT_GROW
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_special(mode: int) -> bool:

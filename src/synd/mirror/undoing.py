@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 
 from synd.cache.staging import Staging
-from synd.errors import Busy, Exists, NotFound
+from synd.errors import Busy, Exists, NotFound, NotSupported
 from synd.mirror.overlay import Overlay, Seen
 from synd.store.entities import TOP
 from synd.store.local import Local, LocalKind, Sending
@@ -115,6 +115,12 @@ class Undoing:
         with self._overlay.change() as tx:
             staged = self._locals.next_number(tx)
         self._staging.restore_recovered(file, staged)
+        if self._staging.is_lazy(staged):
+            self._staging.recover(staged, name)
+            raise NotSupported(
+                "the edit was taken away before all bytes of its file were here",
+                hint=f"what was written lies in {self._staging.recovered_path(file)}",
+            )
         self._staging.sync(staged)
         stamp = self._staging.stamp(staged)
         if there is None:
@@ -140,6 +146,11 @@ class Undoing:
             key = self._locals.get(local.id, tx).key
         self._overlay.store.sync()
         self._staging.drop_recovered(file)
+        with self._overlay.change() as tx:
+            # The drop changed its ctime, which is no edit.
+            now = self._locals.of_staged(staged, tx)
+            if now is not None and now.stamp == stamp.text():
+                self._locals.update(tx, now.id, stamp=self._staging.stamp(staged).text())
         self._on_name(folder.key, name)
         return key
 
