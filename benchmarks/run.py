@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="smaller fixtures, fewer turns")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well")
     parser.add_argument("--dir", metavar="DIR", type=Path, help="make the temporary folder there")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="write docs/benchmarks.md; the rest of it stays"
+    )
     parser.add_argument(
         "--merge", metavar="FILE", type=Path, action="append", default=[],
         help="take what is not measured now from an earlier --json FILE; may be repeated",
@@ -68,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     if asked.json is not None:
         asked.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if asked.write_docs:
-        DOCS.write_text(page(report))
+        DOCS.write_text(page(report, DOCS.read_text() if DOCS.exists() else ""))
     failed = [n for n, found in report["benchmarks"].items() if "error" in found]
     return 1 if failed else 0
 
@@ -98,6 +100,7 @@ def measure(names: list[str], *, quick: bool, base: Path | None) -> dict[str, An
                 "rows": [row.describe() for row in rows],
                 "load": [round(load_before, 2), round(load(), 2)],
                 "took_s": round(time.monotonic() - began, 1),
+                "quick": quick,
             }
             report["benchmarks"][name] = found
             _show(name, found)
@@ -127,9 +130,11 @@ def _show(name: str, found: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def page(report: dict[str, Any]) -> str:
-    """docs/benchmarks.md."""
+def page(report: dict[str, Any], before: str = "") -> str:
+    """docs/benchmarks.md. What was not measured now stays as it stands in the page `before`."""
     facts = ", ".join(f"{k} {v}" for k, v in report["machine"].items())
+    found = report["benchmarks"]
+    kept = {name: text for name, text in sections(before).items() if name not in found}
     lines = [
         "# Benchmarks",
         "",
@@ -138,40 +143,66 @@ def page(report: dict[str, Any]) -> str:
         "turns in one run on one machine, and a ratio is taken within one turn. In brackets: the least and",
         "the most that was seen, which is the noise.",
         "",
-        f"Written {report['date'][:10]}{' (quick run)' if report['quick'] else ''}: {facts}.",
+        f"Written {report['date'][:10]}: {facts}.",
         "The service is the local registry on the same machine, which shares its processors with the",
         "daemon and the readers; the load average at each measurement's begin and end stands with it:",
         "more than the number of processors at the begin means that others were at work too, which costs",
         "whoever needs the processor more, mostly synd. Parts may have been measured at different times.",
         "",
     ]
+    # Its words stand in the table of what is kept, or it is measured anew.
     missed = [
+        line
+        for line in before.splitlines()
+        if (measure := _missed(line)) and any(f"| {measure} |" in text for text in kept.values())
+    ]
+    missed += [
         f"- {row['measure']}: {row['synd']}, {row['peer']}, ratio {row['ratio']}, wanted {row['target']}"
-        for found in report["benchmarks"].values()
-        for row in found["rows"]
+        for one in found.values()
+        for row in one["rows"]
         if row["met"] is False
     ]
     if missed:
         lines += ["Targets missed:", "", *missed, ""]
-    for name, found in report["benchmarks"].items():
-        function = BENCHMARKS[name]
-        doc = (function.__doc__ or "").strip().splitlines()
-        lines += [f"## {name}", "", *(line.strip() for line in doc), ""]
-        for word in ("skipped", "error"):
-            if word in found:
-                lines += [f"{word}: {found[word]}", ""]
-        if found["rows"]:
-            lines += [
-                "| " + " | ".join(HEADS) + " |",
-                "|" + "---|" * len(HEADS),
-                *("| " + " | ".join(_cells(row)) + " |" for row in found["rows"]),
-                "",
-            ]
-            notes = [f"- {r['measure']}: {r['note']}" for r in found["rows"] if r["note"]]
-            lines += [*notes, ""] if notes else []
-        when = f"{found['date']}, load {found['load'][0]} → {found['load'][1]}"
-        lines += [f"{when}, took {found['took_s']} s.", ""]
+    for name in BENCHMARKS:
+        if name in kept:
+            lines += [kept[name], ""]
+        elif name in found:
+            lines += [*_section(name, found[name], quick=report["quick"]), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def sections(text: str) -> dict[str, str]:
+    """The parts of a page, by benchmark."""
+    parts = text.split("\n## ")[1:]
+    return {part.partition("\n")[0]: f"## {part.rstrip()}" for part in parts}
+
+
+def _missed(line: str) -> str:
+    """The measure of a line of "Targets missed"; empty for others."""
+    measure, colon, rest = line.partition(": ")
+    return measure.removeprefix("- ") if colon and ", wanted " in rest else ""
+
+
+def _section(name: str, found: dict[str, Any], *, quick: bool) -> list[str]:
+    """The part of one benchmark."""
+    doc = (BENCHMARKS[name].__doc__ or "").strip().splitlines()
+    lines = [f"## {name}", "", *(line.strip() for line in doc), ""]
+    for word in ("skipped", "error"):
+        if word in found:
+            lines += [f"{word}: {found[word]}", ""]
+    if found["rows"]:
+        lines += [
+            "| " + " | ".join(HEADS) + " |",
+            "|" + "---|" * len(HEADS),
+            *("| " + " | ".join(_cells(row)) + " |" for row in found["rows"]),
+            "",
+        ]
+        notes = [f"- {r['measure']}: {r['note']}" for r in found["rows"] if r["note"]]
+        lines += [*notes, ""] if notes else []
+    short = ", quick run" if found.get("quick", quick) else ""
+    when = f"{found['date']}, load {found['load'][0]} → {found['load'][1]}"
+    return [*lines, f"{when}, took {found['took_s']} s{short}."]
 
 
 if __name__ == "__main__":

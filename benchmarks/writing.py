@@ -251,15 +251,44 @@ def creating(world: World) -> list[Row]:
         top, native = mount.path / "Writing", world.folder("native-create")
         count = 300 if world.quick else 1000
         for threads in (1, THREADS):
-            ours = _makes(top / "made", count, threads, fsync=False)
-            what = f"{count:,} files of 4 KiB, {threads} thread{'s' if threads > 1 else ''}"
-            for fsync in (True, False):
-                theirs = _makes(native / "made", count, threads, fsync=fsync)
-                pairs = turns(ours, theirs, world.times(7))
-                peer = f"native{' with fsync' if fsync else ', no fsync'}"
-                rows.append(_shown(at_least(what, pairs, 0, unit=per_s("files"), peer=peer)))
+            rows += _against(
+                f"{count:,} files of 4 KiB, {threads} thread{'s' if threads > 1 else ''}",
+                _makes(top / "made", count, threads, fsync=False),
+                {
+                    "native with fsync": _makes(native / "made", count, threads, fsync=True),
+                    "native, no fsync": _makes(native / "made", count, threads, fsync=False),
+                },
+                world.times(6),
+            )
         rows += _tar(world, top, native)
     return rows
+
+
+def _against(
+    what: str,
+    ours: Callable[[], float],
+    peers: dict[str, Callable[[], float]],
+    times: int,
+) -> list[Row]:
+    """All take turns, another one beginning each time; rows without a target."""
+    found: dict[str, list[float]] = {"": [], **{name: [] for name in peers}}
+    for turn in range(times):
+        work = [("", ours), *peers.items()]
+        shift = turn % len(work)
+        for name, one in work[shift:] + work[:shift]:
+            found[name].append(one())
+    return [
+        _shown(
+            at_least(
+                what,
+                list(zip(found[""], found[name], strict=True)),
+                0,
+                unit=per_s("files"),
+                peer=name,
+            )
+        )
+        for name in peers
+    ]
 
 
 def _makes(folder: Path, count: int, threads: int, *, fsync: bool) -> Callable[[], float]:
@@ -288,14 +317,12 @@ def _tar(world: World, top: Path, native: Path) -> list[Row]:
 
         return count / timed(work)
 
-    rows = []
-    for sync in (True, False):
-        pairs = turns(
-            lambda: unpack(top / "tar", sync=False),
-            lambda: unpack(native / "tar", sync=sync),  # noqa: B023 - called in this turn
-            world.times(5),
-        )
-        peer = "native, sync once at the end" if sync else "native, no sync"
-        row = at_least(f"tar x, {count:,} files", pairs, 0, unit=per_s("files"), peer=peer)
-        rows.append(_shown(row))
-    return rows
+    return _against(
+        f"tar x, {count:,} files",
+        lambda: unpack(top / "tar", sync=False),
+        {
+            "native, one sync at the end": lambda: unpack(native / "tar", sync=True),
+            "native, no sync": lambda: unpack(native / "tar", sync=False),
+        },
+        world.times(3),
+    )

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from synd.errors import Exists, NotEmpty, RemoteUnavailable, SyndError
 from synd.ids import EntityId
+from synd.mirror.overlay import Overlay
 from synd.mirror.plan import Mode
 from synd.store.entities import Change
 from synd.testing import FakeRemote
@@ -27,6 +28,27 @@ from tests.support.pushing import World
 NAMES = ("a", "b", "c.txt", "d")
 CALLS = ("upload", "create", "update", "delete", "entity", "find_child", "children")
 CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
+
+
+def follow(overlay: Overlay, entity: EntityId, *, gone: bool) -> None:
+    """Lets rows with nothing to send follow the service: what a folder held goes with it, but not what is
+    ours; a name that one of ours has here is waited for.
+    """
+    local = overlay.locals.of_entity(entity)
+    if gone and local is not None and local.is_folder:
+        for child in overlay.locals.children(local.key):
+            if child.state == "clean" and child.entity is not None and child.base_parent == entity:
+                overlay.entities.forget(child.entity)
+                follow(overlay, child.entity, gone=True)
+        if overlay.locals.has_children(local.key):
+            return
+    overlay.follow(entity, gone=gone)
+    local, row = overlay.locals.of_entity(entity), overlay.entities.find(entity)
+    if local is None or row is None or local.state != "clean" or local.gone or local.staged:
+        return
+    if (row.parent, row.name) != (local.base_parent, local.base_name):
+        with overlay.change() as tx:
+            overlay.queue(tx, local, delay_s=30.0)
 
 
 class PushMachine(RuleBasedStateMachine):
@@ -55,11 +77,11 @@ class PushMachine(RuleBasedStateMachine):
             retry_base_s=0.5,
         )  # fmt: skip
 
-        def follow(changes: Sequence[Change]) -> None:
+        def heard(changes: Sequence[Change]) -> None:
             for change in changes:
-                world.overlay.follow(change.id, gone=change.gone)
+                follow(world.overlay, change.id, gone=change.gone)
 
-        world.tree.on_changes(follow)
+        world.tree.on_changes(heard)
         return world
 
     @initialize()

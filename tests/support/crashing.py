@@ -77,6 +77,18 @@ def md5_of(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
+def die(world: World) -> None:
+    """kill -9 of holder and daemon, as far as they live; their mount goes with them."""
+    with contextlib.suppress(SyndError, OSError, AssertionError):
+        os.kill(world.holder_pid(), signal.SIGKILL)
+    pid = process.daemon_pid(world.folders)
+    if pid is not None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+        process.wait_gone(pid, 10.0)
+    mounts.clear(world.mount)
+
+
 class Loop:
     """A project that is edited while daemons die."""
 
@@ -104,14 +116,7 @@ class Loop:
 
     def die(self) -> None:
         """Daemon and holder are gone, and the mount with them."""
-        with contextlib.suppress(SyndError, OSError):
-            os.kill(self.world.holder_pid(), signal.SIGKILL)
-        pid = process.daemon_pid(self.world.folders)
-        if pid is not None:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-            process.wait_gone(pid, 10.0)
-        mounts.clear(self.world.mount)
+        die(self.world)
 
     def settle(self) -> None:
         done = self.world.synd("wait", "--timeout", str(SETTLED_S), timeout_s=SETTLED_S + 30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -132,6 +133,10 @@ class Engine:
         """What was seen to be deleted and was not told before a scan became due."""
         self._blind = False
         """Which watch is which folder is not sure: no event is taken."""
+        self._turn = threading.Lock()
+        """A leaf: what waits and what is being told are counted together."""
+        self._carrying = 0
+        """How many changes are being told just now."""
         self._late_until = 0
         """Events up to this number came before the last scan ended."""
         self._ignore = Ignore(root.folder, root.options.ignore)
@@ -224,7 +229,8 @@ class Engine:
         files, folders = self._books.count(self.root.id)
         problems = self._problems()
         now = self._clock.monotonic()
-        waiting = len(self._burst)
+        with self._turn:
+            waiting = self._carrying or len(self._burst)
         remedy_line = "" if self._refused is None else remedy(self._refused, folders + 1)
         return Status(
             self.root,
@@ -307,13 +313,13 @@ class Engine:
         self._live.gone = False
         why = self._absence()
         if why is not None:
+            self._why = why
             if self.state is not State.MISSING:
                 log.warning("track.missing", extra=fields(root=self.root.folder, why=why))
                 self._advance(State.MISSING)
                 self._watches.keep(set())
                 self._burst.clear()
                 self._live.forget()
-            self._why = why
             return
         self._adopt()
         if self.state is State.MISSING:
@@ -363,8 +369,9 @@ class Engine:
         every_s = options.rescan_every_s if watching else options.scan_every_s
         if self._hold(found):
             every_s = min(every_s, options.scan_every_s)
-        self._scan_at = now + every_s if self._refused is None else now + options.scan_every_s
         self._queue(found, now)
+        # Last, as until then the root is not settled.
+        self._scan_at = now + every_s if self._refused is None else now + options.scan_every_s
         log.debug(
             "track.scanned",
             extra=fields(
@@ -406,14 +413,17 @@ class Engine:
         return True
 
     def _carry_out(self, now: float) -> None:
-        events = self._burst.take(now)
-        if not events:
-            return
-        outcome: Outcome = self._intent.carry_out(events)
-        if outcome.missing:
-            self._check_at = now
-        if outcome.rescan_after_s is not None:
-            self.rescan(after_s=max(outcome.rescan_after_s, self.root.options.quiet_s))
+        with self._turn:
+            self._carrying = len(self._burst)
+        try:
+            outcome: Outcome = self._intent.carry_out(self._burst.take(now))
+            if outcome.missing:
+                self._check_at = now
+            if outcome.rescan_after_s is not None:
+                self.rescan(after_s=max(outcome.rescan_after_s, self.root.options.quiet_s))
+        finally:
+            with self._turn:
+                self._carrying = 0
 
     # Limits of the kernel.
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from synd.clock import Clock, backoff_s
 from synd.digest import md5_of_fd
-from synd.errors import Cancelled, Exists, NotFound, Retry, SyndError
+from synd.errors import Busy, Cancelled, Exists, NotFound, Retry, SyndError
 from synd.ids import Md5
 from synd.log import fields
 from synd.mirror.coalesce import Created, Deleted, Event, Modified, Moved, Step, coalesce
@@ -33,6 +33,9 @@ TRIES = 3
 """A file that changes while it is taken is taken again so often at once; after that it waits for quiet."""
 
 RETRY_CAP_S = 600.0
+
+BUSY_S = 1.0
+"""A folder that the sink was busy with is left alone for so long."""
 
 
 class Problem(NamedTuple):
@@ -54,6 +57,8 @@ class Outcome:
     """Something did not fit: the tree has to be scanned, after so long."""
     missing: bool = False
     """The root is not what it was: nothing was removed, and the rest was left."""
+    later: bool = False
+    """The sink cannot take the tree's shape just now: the rest was left for a scan."""
 
 
 class Intent:
@@ -73,6 +78,10 @@ class Intent:
         self.problems: dict[RelPath, Problem] = {}
         self._shaped: dict[RelPath, None] = {}
         """What was made or moved in this burst, by its path at this point."""
+        self._refusals = 0
+        """Steps in a row that the sink refused."""
+        self._busy: dict[RelPath, float] = {}
+        """Folders of files that the sink cannot take before this time (monotonic s)."""
         self._attempts: dict[RelPath, int] = {}
         """How often the sink has refused a file for the time being."""
         self._root = root
@@ -86,7 +95,6 @@ class Intent:
     def carry_out(self, events: Iterable[Event]) -> Outcome:
         """Tells the sink what `events` come to; contents that are not quiet yet go back to the burst."""
         outcome = Outcome()
-        events = list(events)
         steps = coalesce(events, self._known)
         contents = len(steps)
         for number, step in enumerate(steps):
@@ -100,17 +108,28 @@ class Intent:
                 contents = number
                 break
             self._shape(step, outcome)
+            if outcome.later:
+                # What comes next builds on it.
+                break
         self._look_again(outcome)
         for step in steps[contents:]:
-            if self._stop():
+            if self._stop() or outcome.later or outcome.missing:
                 break
             if isinstance(step, Created | Modified):
-                touch = self._burst.ready(step.path, self._clock.monotonic())
+                now = self._clock.monotonic()
+                touch = self._burst.ready(step.path, now)
+                busy = self._busy.get(step.path[:-1], 0.0)
                 if touch is not None:
                     self._burst.defer(step, touch)
+                elif busy > now:
+                    self._burst.defer(step, Touch(now, closed=True, not_before=busy))
                 else:
                     self._put(step, outcome)
         self._burst.prune()
+        if outcome.told:
+            self._refusals = 0
+        now = self._clock.monotonic()
+        self._busy = {path: until for path, until in self._busy.items() if until > now}
         return outcome
 
     def report(self, path: RelPath, why: str, hint: str = "") -> None:
@@ -154,7 +173,10 @@ class Intent:
                 extra=fields(path=self._root.path(path), step=type(step).__name__, error=error),
             )
             # The books do not have it, so a scan finds it again.
-            outcome.rescan_after_s = 60.0 if error.retry is Retry.NO else 10.0
+            outcome.later = error.retry is Retry.LATER
+            self._refusals += 1
+            wait_s = backoff_s(self._refusals, base_s=1.0, cap_s=RETRY_CAP_S)
+            outcome.rescan_after_s = wait_s if outcome.later else 60.0
 
     def _mkdir(self, path: RelPath, outcome: Outcome) -> None:
         before = self._books.find(self._root.id, path)
@@ -344,6 +366,9 @@ class Intent:
         before = self._attempts.get(step.path, 0) + 1
         self._attempts[step.path] = before
         wait_s = backoff_s(before, base_s=2.0, cap_s=RETRY_CAP_S)
+        if isinstance(error, Busy):
+            # Others of the folder would fare alike. They wait less than this one, so it starves none.
+            self._busy[step.path[:-1]] = now + BUSY_S
         self._burst.defer(step, Touch(now, closed=True, not_before=now + wait_s))
 
     def _note(self, path: RelPath, seen: Seen) -> None:

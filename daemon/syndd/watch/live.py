@@ -63,9 +63,10 @@ class Watches:
 
     def put_back(self, folder: RelPath, taken: Mapping[int, RelPath]) -> bool:
         """The folder has come to its place. False when it is not sure to be the one that was watched: events
-        are behind what they tell, so its path may have led to another folder then.
+        are behind what they tell, so its path may have led to another folder then, or it was found at its new
+        place before it was told to move.
         """
-        sure = True
+        sure = () in taken.values() and folder not in self._watch
         for watch, inside in taken.items():
             if watch in self._inode:
                 sure = sure and watch not in self._path

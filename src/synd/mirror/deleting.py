@@ -6,14 +6,22 @@ else has put or changed there stays, with the folders that lead to it, and the r
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from sqlite3 import Connection
 from typing import NamedTuple
 
 from synd.client.remote import Remote
 from synd.ids import EntityId
+from synd.mirror.checkpoints import checkpoint
+from synd.mirror.conflicts import News
+from synd.mirror.steps import LONG_WAIT_S, Done, Later, Tools
 from synd.model import Header
 from synd.store.entities import version_of
 from synd.store.local import Local, Locals, Sending
+
+LET_GO_AT_ONCE = 200
+"""Rows that end in one transaction."""
 
 
 class Below(NamedTuple):
@@ -104,3 +112,86 @@ def _sorted_out(
             else:
                 below.kept.append(local.id)
     return below
+
+
+class Deletes:
+    """Sends deletes."""
+
+    def __init__(self, tools: Tools, deleted: Callable[[Local], None]) -> None:
+        """`deleted` hears of each delete that was sent."""
+        self._tools = tools
+        self._deleted = deleted
+
+    async def delete(self, row: Local) -> Done:
+        """Deletes what holds nothing."""
+        assert row.entity is not None
+        if not self._still_deleted(row):
+            raise Later(0.0)
+        checkpoint("push.before-delete")
+        await self._tools.remote.delete(row.entity)
+        checkpoint("push.after-delete")
+        self._deleted(row)
+        await self._tools.record(lambda tx: self._tools.records.deleted(tx, row))
+        checkpoint("push.after-record")
+        return Done("deleted", row, row.entity)
+
+    def _still_deleted(self, row: Local) -> bool:
+        now = self._tools.overlay.locals.find(row.id)
+        return now is not None and bool(now.gone) and now.entity == row.entity
+
+    async def delete_folder(self, row: Local) -> Done:
+        """Deletes a folder, or of what it holds only what is ours to delete."""
+        assert row.entity is not None
+        below = await look_below(self._tools.remote, self._tools.overlay.locals, row)
+        if below.waits_for:
+            await self._tools.hurry(below.waits_for)
+            raise Later(LONG_WAIT_S, below.waits_for)
+        if not self._still_deleted(row):
+            raise Later(0.0)
+        if not below.foreign:
+            await self._gone(row.entity)
+            await self._let_go(below.ours)
+            return await self._delete_last(row)
+        for entity in below.deletable:
+            await self._gone(entity)
+        await self._let_go(below.ours)
+        for number in [*below.kept, row.id]:
+            await self._tools.record(partial(self._came_back, number=number))
+        for folder in {folder for folder, _ in below.foreign}:
+            self._tools.tree.refresh_soon(folder)
+        return Done("kept", row, row.entity)
+
+    async def _gone(self, entity: EntityId) -> EntityId:
+        checkpoint("push.before-delete")
+        await self._tools.remote.delete(entity)
+        checkpoint("push.after-delete")
+        local = self._tools.overlay.locals.of_entity(entity)
+        if local is not None:
+            self._deleted(local)
+        return entity
+
+    async def _delete_last(self, row: Local) -> Done:
+        await self._tools.record(lambda tx: self._tools.records.ended(tx, row))
+        await self._tools.record(self._wake_parked)
+        checkpoint("push.after-record")
+        return Done("deleted", row, row.entity)
+
+    def _wake_parked(self, tx: Connection) -> None:
+        self._tools.outbox.wake_parked(tx, self._tools.overlay.now_ns())
+
+    async def _let_go(self, numbers: list[int]) -> None:
+        for start in range(0, len(numbers), LET_GO_AT_ONCE):
+            batch = numbers[start : start + LET_GO_AT_ONCE]
+            await self._tools.record(partial(self._end_all, numbers=batch))
+
+    def _end_all(self, tx: Connection, *, numbers: list[int]) -> News:
+        news = News()
+        for number in numbers:
+            now = self._tools.overlay.locals.find(number, tx)
+            if now is not None and now.gone and now.entity is not None:
+                news.changes += self._tools.records.ended(tx, now).changes
+        return news
+
+    def _came_back(self, tx: Connection, *, number: int) -> News:
+        now = self._tools.overlay.locals.find(number, tx)
+        return News() if now is None else self._tools.records.came_back(tx, now, None)

@@ -204,7 +204,7 @@ def _remove(row: Local, folder: Folder, told: Told, rules: Rules) -> Step:
     if row.entity is None:
         attempt = attempted(row)
         return Look(*attempt) if attempt else Nothing()
-    if folder.gone and folder.entity is not None:
+    if goes_with(row, folder):
         return WaitFor(folder.key)
     if told is None:
         return Ask()
@@ -213,6 +213,11 @@ def _remove(row: Local, folder: Folder, told: Told, rules: Rules) -> Step:
     if told.kind.is_container:
         return DeleteFolder()
     return Conflict(Reason.DELETED_HERE) if moved_on(row, told, rules) else Delete()
+
+
+def goes_with(row: Local, folder: Folder) -> bool:
+    """Whether a removed thing lies on the service in a folder that is to be deleted there, with all below."""
+    return folder.gone and folder.entity is not None and row.base_parent == folder.entity
 
 
 def _create(row: Local, folder: Folder, name: str, rules: Rules) -> Step:

@@ -21,7 +21,7 @@ from sqlite3 import Connection
 from typing import NamedTuple
 
 from synd.cache.staging import Staging
-from synd.client.remote import Remote, background, foreground
+from synd.client.remote import Remote, background
 from synd.clock import NS, SYSTEM, Clock, Deadline
 from synd.errors import (
     Forbidden,
@@ -37,12 +37,17 @@ from synd.errors import (
 )
 from synd.log import fields
 from synd.mirror.conflicts import News, Sides
+from synd.mirror.deleting import Deletes
 from synd.mirror.holds import Holds
+from synd.mirror.outgoing import Bytes
 from synd.mirror.overlay import Overlay
 from synd.mirror.plan import Mode, attempted
+from synd.mirror.reach import Reach
 from synd.mirror.recording import Records
-from synd.mirror.sending import Done, Files, Later, Sender
+from synd.mirror.sending import Sender
+from synd.mirror.steps import Done, Files, Later, Tools
 from synd.mirror.tree import Tree
+from synd.mirror.writes import Writes
 from synd.store.local import Local
 from synd.store.outbox import Outbox
 
@@ -130,13 +135,28 @@ class Pusher:
             window_s=settings.delete_hold_window_s,
         )  # fmt: skip
         sides = Sides(overlay, host=settings.host or gethostname())
+        self._writes = Writes(overlay, tree, self._tell_news)
         self._records = Records(overlay, sides, self._outbox, settings.conflicts)
+        tools = Tools(
+            overlay,
+            staging,
+            tree,
+            remote,
+            self._records,
+            sides,
+            self._outbox,
+            self._writes.record,
+        )
         self._sender = Sender(
-            overlay=overlay, files=files, staging=staging, tree=tree, remote=remote,
-            records=self._records, sides=sides, outbox=self._outbox, record=self._record,
-            hashers=self._hashers, every_save=settings.every_save, quiet_s=settings.quiet_s,
-            upload_delay_s=settings.upload_delay_s, progress=self._note_progress,
-            deleted=self._note_deleted,
+            tools,
+            files,
+            Bytes(
+                tools, self._hashers,
+                delay_s=settings.upload_delay_s, progress=self._note_progress,
+            ),
+            Deletes(tools, self._note_deleted),
+            every_save=settings.every_save,
+            quiet_s=settings.quiet_s,
         )  # fmt: skip
         self._loop: asyncio.AbstractEventLoop | None = None
         self._awake = asyncio.Event()
@@ -148,19 +168,36 @@ class Pusher:
         self._progress_lock = threading.Lock()
         self._waiters: dict[int, set[int]] = {}
         """Row → rows that wait for it to get out of the way."""
-        self._writes: list[tuple[Callable[[Connection], News | None], asyncio.Future[News]]] = []
-        self._writing: asyncio.Task[None] | None = None
         self._asked: set[int] = set()
         """Rows that are sent although sending is paused."""
         self._unreachable = 0
-        self._probe: asyncio.Task[None] | None = None
         self._unpark_at = 0.0
         self.paused = False
         """By the user: nothing new is sent."""
-        self.problem: SyndError | None = None
+        self._reach = Reach(
+            remote, clock,
+            base_s=settings.probe_base_s, cap_s=settings.probe_cap_s,
+            login_s=settings.login_wait_s, on_change=self._reached,
+        )  # fmt: skip
+
+    @property
+    def problem(self) -> SyndError | None:
         """What keeps everything from being sent: no login, no service. None: nothing does."""
-        self.offline_since_ns = 0
+        return self._reach.problem
+
+    @property
+    def offline_since_ns(self) -> int:
         """UTC ns; 0: the service answers."""
+        return self._reach.offline_since_ns
+
+    def _reached(self, problem: SyndError | None) -> None:
+        if problem is not None:
+            log.info("push.halted", extra=fields(why=problem.message))
+            self._tell("offline", {"why": problem.message})
+            return
+        self._unreachable = 0
+        self._tell("online", {})
+        self._awake.set()
 
     # Control. Any thread, but for `drain` and `close`.
 
@@ -181,8 +218,7 @@ class Pusher:
         """Ends a pause, also one for lack of a login."""
         self.paused = False
         self._asked.clear()
-        if isinstance(self.problem, NotLoggedIn):
-            self.problem = None
+        self._reach.forget_login()
         self._on_event("paused", {"paused": False})
         self.wake()
 
@@ -270,6 +306,8 @@ class Pusher:
                     await self.step()
                 except SyndError as error:
                     log.warning("push.failed", extra=fields(why=error.message))
+                except Exception:
+                    log.exception("push.broken")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._awake.wait(), self._sleep_s())
         finally:
@@ -289,12 +327,12 @@ class Pusher:
     async def close(self) -> None:
         """Ends what is under way."""
         self._overlay.on_queued = lambda: None
-        tasks = [*self._tasks.values(), *([self._probe] if self._probe is not None else [])]
+        await self._reach.close()
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._writing is not None:
-            await asyncio.gather(self._writing, return_exceptions=True)
+        await self._writes.close()
         self._loop = None
         self._hashers.shutdown(wait=False, cancel_futures=True)
 
@@ -390,7 +428,7 @@ class Pusher:
 
     async def _end(self, row: Local, done: Done) -> None:
         try:
-            await self._record(partial(self._release, number=row.id))
+            await self._writes.record(partial(self._release, number=row.id))
             if done.content:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._hashers, self._settle, row.id)
@@ -416,9 +454,10 @@ class Pusher:
         row = self._locals.find(number, tx)
         if row is not None:
             self._overlay.drop_if_over(tx, row)
-        now = self._overlay.now_ns()
-        for waiter in self._waiters.pop(number, ()):
-            self._outbox.hurry(tx, waiter, now)
+            row = self._locals.find(number, tx)
+        if row is None or row.state != "waiting":
+            for waiter in self._waiters.pop(number, ()):
+                self._outbox.hurry(tx, waiter, self._overlay.now_ns())
 
     def _settle(self, number: int) -> None:
         try:
@@ -431,7 +470,7 @@ class Pusher:
     async def _later(self, row: Local, wait: Later) -> None:
         if wait.wait_for:
             self._waiters.setdefault(wait.wait_for, set()).add(row.id)
-        await self._record(partial(self._wait, number=row.id, wait=wait))
+        await self._writes.record(partial(self._wait, number=row.id, wait=wait))
 
     def _wait(self, tx: Connection, *, number: int, wait: Later) -> None:
         delay_ns = round(wait.seconds * NS)
@@ -454,16 +493,16 @@ class Pusher:
             extra=fields(local=row.id, error=type(error).__name__, why=error.message),
         )
         if isinstance(error, _REFUSED):
-            await self._record(partial(self._block, row=row, error=error))
+            await self._writes.record(partial(self._block, row=row, error=error))
             return
         settings = self._settings
         if isinstance(error, NotLoggedIn):
-            self._halt(error, settings.login_wait_s)
+            self._reach.lost(error)
             delay = 0.0
         elif isinstance(error, RemoteUnavailable):
             self._unreachable += 1
             if isinstance(error, Offline) or self._unreachable >= _UNREACHABLE_AFTER:
-                self._halt(error, settings.probe_base_s)
+                self._reach.lost(error)
             delay = 0.0 if isinstance(error, Offline) else self._backoff(row)
         elif isinstance(error, QuotaExceeded):
             delay = settings.quota_wait_s * random.uniform(0.75, 1.25)
@@ -471,7 +510,7 @@ class Pusher:
             delay = max(self._backoff(row), settings.retry_base_s * 5)
         else:
             delay = self._backoff(row)
-        await self._record(
+        await self._writes.record(
             partial(self._put_off, number=row.id, delay_ns=round(delay * NS), error=error)
         )
 
@@ -489,39 +528,6 @@ class Pusher:
         wait = min(settings.retry_cap_s, settings.retry_base_s * 2.0**tries)
         return wait * random.uniform(0.5, 1.5)
 
-    def _halt(self, error: SyndError, wait_s: float) -> None:
-        """Nothing is sent until a probe is answered."""
-        if self.problem is None:
-            self.problem = error
-            if not isinstance(error, NotLoggedIn):
-                self.offline_since_ns = self._overlay.now_ns()
-            log.info("push.halted", extra=fields(why=error.message))
-            self._tell("offline", {"why": error.message})
-        if self._probe is None or self._probe.done():
-            self._probe = asyncio.get_running_loop().create_task(
-                self._probing(wait_s), name="probe"
-            )
-
-    async def _probing(self, wait_s: float) -> None:
-        """One question at a time instead of all rows."""
-        while self.problem is not None:
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-            try:
-                with foreground():
-                    await self._remote.whoami()
-            except NotLoggedIn as error:
-                self.problem, wait_s = error, self._settings.login_wait_s
-            except SyndError as error:
-                self.problem = error
-                wait_s = min(self._settings.probe_cap_s, wait_s * 2)
-            else:
-                break
-        self.problem = None
-        self.offline_since_ns = 0
-        self._unreachable = 0
-        self._tell("online", {})
-        self._awake.set()
-
     # Told by others.
 
     def _note_progress(self, number: int, done: int, total: int) -> None:
@@ -537,54 +543,6 @@ class Pusher:
 
     def _tell(self, kind: str, what: Mapping[str, object]) -> None:
         self._on_event(kind, what)
-
-    # Rows are written together: while one transaction is under way, the next gathers.
-
-    async def _record(self, work: Callable[[Connection], News | None]) -> News:
-        """Runs a function in a transaction, and tells what it changed once that is committed."""
-        future: asyncio.Future[News] = asyncio.get_running_loop().create_future()
-        self._writes.append((work, future))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.get_running_loop().create_task(self._write(), name="record")
-        return await asyncio.shield(future)
-
-    async def _write(self) -> None:
-        while self._writes:
-            batch, self._writes = self._writes, []
-            try:
-                results = await self._tree.in_writer(
-                    partial(self._write_all, [work for work, _ in batch])
-                )
-            except BaseException as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(
-                            error if isinstance(error, Exception) else SyndError("it was stopped")
-                        )
-                if not isinstance(error, Exception):
-                    raise
-                continue
-            for (_, future), result in zip(batch, results, strict=True):
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                    continue
-                future.set_result(result)
-                self._tell_news(result)
-
-    def _write_all(
-        self, works: list[Callable[[Connection], News | None]]
-    ) -> list[News | Exception]:
-        results: list[News | Exception] = []
-        with self._overlay.change() as tx:
-            for work in works:
-                tx.execute("SAVEPOINT one")
-                try:
-                    results.append(work(tx) or News())
-                except Exception as error:  # noqa: BLE001 - it belongs to who asked for it
-                    tx.execute("ROLLBACK TO one")
-                    results.append(error)
-                tx.execute("RELEASE one")
-        return results
 
     def _tell_news(self, news: News) -> None:
         self._tree.tell(news.changes)

@@ -25,6 +25,7 @@ from synd.mirror.plan import (
     Reason,
     Rules,
     Settled,
+    goes_with,
     passing_name,
     place_of,
     plan,
@@ -353,7 +354,7 @@ class Records:
     def park(self, tx: sqlite3.Connection, row: Local) -> None:
         """Until its folder is made, or deleted; unless that happened just now."""
         folder = self.folder_of(row, tx)
-        if folder.entity is None or (row.gone and folder.gone):
+        if goes_with(row, folder) if row.gone else folder.entity is None:
             self._outbox.park(tx, row.id, self._overlay.now_ns())
 
     def block(self, tx: sqlite3.Connection, row: Local, problem: Mapping[str, object]) -> bool:

@@ -6,27 +6,17 @@ any point is mended by doing the step again: each first finds out what an earlie
 
 from __future__ import annotations
 
-import asyncio
-import mimetypes
-import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from sqlite3 import Connection
-from typing import NamedTuple, Protocol, TypeVar
 
-from synd.cache.staging import TICK_NS, Staging, Stamp
-from synd.client.remote import Outgoing, Remote
-from synd.clock import Deadline
-from synd.digest import md5_of_file
-from synd.errors import Exists, IntegrityError, NotFound, Stale
-from synd.ids import EntityId, FileHandleId, Md5, Version
+from synd.errors import Exists, NotFound, Stale
+from synd.ids import EntityId
 from synd.mirror.checkpoints import checkpoint
-from synd.mirror.conflicts import News, Sides
-from synd.mirror.deleting import look_below
-from synd.mirror.overlay import Overlay
+from synd.mirror.conflicts import News
+from synd.mirror.deleting import Deletes
+from synd.mirror.names import Names
+from synd.mirror.outgoing import Bytes, file_of
 from synd.mirror.plan import (
     GONE,
     Ask,
@@ -55,19 +45,12 @@ from synd.mirror.plan import (
     is_ours,
     is_same_thing,
     moved_on,
-    passing_name,
     place_of,
     plan,
-    wanted_name,
 )
-from synd.mirror.recording import Records
-from synd.mirror.tree import Tree
-from synd.model import Entity, FileVersion, Kind, LinkTarget
-from synd.store.entities import file_name_of
+from synd.mirror.steps import LONG_WAIT_S, Done, Files, Later, Tools
+from synd.model import Entity, Kind, LinkTarget
 from synd.store.local import Local, LocalKind, Sending
-from synd.store.outbox import Outbox
-
-T = TypeVar("T")
 
 STALE_TRIES = 3
 """So often an entity that changes under us is read again before it waits."""
@@ -75,87 +58,38 @@ STALE_TRIES = 3
 _STEPS = 40
 """A row that takes more has met a moving target: it waits a moment."""
 
-LONG_WAIT_S = 30.0
-UPLOAD_LEAST_BYTES_PER_S = 50_000
-_LET_GO_AT_ONCE = 200
-
-
-class Files(Protocol):
-    """The open files of staged bytes, as far as sending must know of them (`synd.mirror.contents`)."""
-
-    def writers(self, number: int) -> int:
-        """Open handles that may write to a row's bytes."""
-        ...
-
-    def quiet_s(self, number: int) -> float:
-        """Seconds since a row's bytes last changed."""
-        ...
-
-    def settle(self, number: int) -> bool:
-        """Makes bytes that the service has a cache object, if nobody has them open."""
-        ...
-
-
-class Later(Exception):
-    """The row has to wait, for a time or for another row."""
-
-    def __init__(self, seconds: float, wait_for: int = 0) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-        self.wait_for = wait_for
-
-
-class Done(NamedTuple):
-    """What came of one row."""
-
-    action: str
-    """What was done on the service; empty: nothing."""
-    row: Local | None = None
-    entity: EntityId | None = None
-    content: bool = False
-    """Bytes of ours are on the service now."""
-
 
 class Sender:
     """Sends one row at a time each; any number of `send` may run at once. On the daemon's loop."""
 
     def __init__(
         self,
-        *,
-        overlay: Overlay,
+        tools: Tools,
         files: Files,
-        staging: Staging,
-        tree: Tree,
-        remote: Remote,
-        records: Records,
-        sides: Sides,
-        outbox: Outbox,
-        record: Callable[[Callable[[Connection], News | None]], Awaitable[News]],
-        hashers: Executor,
+        content: Bytes,
+        deletes: Deletes,
+        *,
         every_save: bool,
         quiet_s: float,
-        upload_delay_s: float,
-        progress: Callable[[int, int, int], None] = lambda _number, _done, _total: None,
-        deleted: Callable[[Local], None] = lambda _row: None,
     ) -> None:
-        """`record` runs a function in a transaction, with others; `deleted` hears of each delete sent."""
-        self._overlay = overlay
-        self._locals = overlay.locals
-        self._entities = overlay.entities
+        """`every_save`: each is a version. `quiet_s`: what is open for writing is sent after such a rest."""
+        self._tools = tools
+        self._overlay = tools.overlay
+        self._locals = tools.overlay.locals
+        self._entities = tools.overlay.entities
+        self._staging = tools.staging
+        self._tree = tools.tree
+        self._remote = tools.remote
+        self._records = tools.records
+        self._sides = tools.sides
+        self._outbox = tools.outbox
+        self._record = tools.record
         self._files = files
-        self._staging = staging
-        self._tree = tree
-        self._remote = remote
-        self._records = records
-        self._sides = sides
-        self._outbox = outbox
-        self._record = record
-        self._hashers = hashers
+        self._content = content
+        self._deletes = deletes
+        self._names = Names(tools)
         self._every_save = every_save
         self._quiet_s = quiet_s
-        self._upload_delay_s = upload_delay_s
-        self._progress = progress
-        self._deleted = deleted
 
     async def send(self, number: int) -> Done:
         """Sends a row as far as it goes. Raises Later, and what the service raises."""
@@ -226,10 +160,10 @@ class Sender:
             case Look():
                 return await self._look(row, step, rules)
             case Hash():
-                await self._hash(row)
+                await self._content.digest(row)
                 return told
             case Upload():
-                await self._upload(row, step)
+                await self._content.upload(row, step)
                 return told
             case CreateFolder() | CreateLink() | CreateFile():
                 return await self._create(row, step, rules)
@@ -242,10 +176,9 @@ class Sender:
                 assert isinstance(told, Entity)
                 return await self._update(row, told, step, rules)
             case Delete():
-                return await self._delete(row)
+                return await self._deletes.delete(row)
             case DeleteFolder():
-                assert isinstance(told, Entity)
-                return await self._delete_folder(row, told)
+                return await self._deletes.delete_folder(row)
             case Conflict():
                 return await self._conflict(row, told, step.reason, rules)
             case Settled():
@@ -282,46 +215,6 @@ class Sender:
             return Done("blocked", row)
         await self._record(lambda tx: self._records.park(tx, row))
         return Done("")
-
-    async def _hash(self, row: Local) -> None:
-        if row.lazy:
-            raise Later(5.0)
-        stamp = self._stamp(row)
-        while stamp.hides(time.time_ns()):
-            await asyncio.sleep(TICK_NS / 1e9)
-            stamp = self._stamp(row)
-        if await self._has_changed(row, stamp):
-            return
-        checkpoint("push.before-hash")
-        path = self._staging.path(row.staged)
-        loop = asyncio.get_running_loop()
-        md5 = await loop.run_in_executor(self._hashers, _digest, path)
-        if self._stamp(row) != stamp:
-            raise Later(self._upload_delay_s)
-        await self._record(lambda tx: self._records.hashed(tx, row, md5))
-        checkpoint("push.after-hash")
-
-    async def _has_changed(self, row: Local, stamp: Stamp) -> bool:
-        """Whether a file was written to without a close that we heard of: that is one more edit."""
-        if not row.stamp or stamp.text() == row.stamp:
-            return False
-        await self._record(lambda tx: self._records.noticed(tx, row.id, stamp.size, stamp.text()))
-        return True
-
-    def _stamp(self, row: Local) -> Stamp:
-        try:
-            return self._staging.stamp(row.staged)
-        except NotFound as error:
-            if self._is_same(row):
-                raise IntegrityError(
-                    "the bytes of this change are not on the disk any more",
-                    hint="`synd discard` it",
-                ) from error
-            raise Later(0.0) from error
-
-    def _is_same(self, row: Local) -> bool:
-        now = self._locals.find(row.id)
-        return now is not None and (now.staged, now.edit) == (row.staged, row.edit)
 
     # Asking.
 
@@ -372,50 +265,6 @@ class Sender:
     def _wake_children(self, tx: Connection, row: Local) -> None:
         self._outbox.wake_children(tx, row.key, self._overlay.now_ns())
 
-    # Bytes.
-
-    async def _upload(self, row: Local, step: Upload) -> None:
-        assert row.md5 is not None
-        if await self._has_changed(row, self._stamp(row)):
-            return
-        content = Outgoing(
-            self._staging.path(row.staged), row.size, row.md5, step.name,
-            mimetypes.guess_type(step.name)[0] or "application/octet-stream",
-        )  # fmt: skip
-        self._progress(row.id, 0, row.size)
-        checkpoint("push.before-upload")
-        try:
-            handle = await self._remote.upload(
-                content,
-                step.parent,
-                progress=lambda done: self._progress(row.id, done, row.size),
-                deadline=Deadline.after(
-                    600.0 + row.size / UPLOAD_LEAST_BYTES_PER_S, f"sending {step.name}"
-                ),
-            )
-        except NotFound:
-            await self._check_folder(step.parent)
-            raise Stale(f"the folder of {step.name} changed meanwhile") from None
-        except IntegrityError as error:
-            if self._unchanged(row):
-                raise
-            raise Later(self._upload_delay_s) from error
-        checkpoint("push.after-upload")
-        if not self._unchanged(row):
-            # The handle is thrown away: nobody can say what it holds.
-            raise Later(self._upload_delay_s)
-        attempt = (step.parent, step.name) if row.entity is None else None
-        await self._record(lambda tx: self._records.uploaded(tx, row, handle, attempt))
-        checkpoint("push.after-journal")
-
-    def _unchanged(self, row: Local) -> bool:
-        """Whether the staging file is what was hashed."""
-        try:
-            stamp = self._staging.stamp(row.staged)
-        except NotFound:
-            return False
-        return stamp.size == row.size if not row.stamp else stamp.text() == row.stamp
-
     # New things.
 
     async def _create(
@@ -427,7 +276,7 @@ class Sender:
             checkpoint("push.after-journal")
         kind, file = Kind.FOLDER, None
         if isinstance(step, CreateFile):
-            kind, file = Kind.FILE, _file(row, step.name)
+            kind, file = Kind.FILE, file_of(row, step.name)
         elif isinstance(step, CreateLink):
             kind = Kind.LINK
         annotations = {k: v for k, v in row.wanted_annotations.items() if v is not None}
@@ -445,7 +294,7 @@ class Sender:
         except Exists:
             return await self._name_taken(row, step.parent, step.name, rules)
         except NotFound:
-            await self._check_folder(step.parent)
+            await self._tools.check_folder(step.parent)
             raise Stale(f"the folder of {step.name} changed meanwhile") from None
         checkpoint("push.after-create")
         await self._succeeded(row, made, row.edit if file else None, fresh=True)
@@ -476,13 +325,6 @@ class Sender:
         for staged in saves:
             self._staging.remove(staged)
 
-    async def _check_folder(self, folder: EntityId) -> None:
-        """A folder that is gone on the service, though we have something for it, is made anew."""
-        try:
-            await self._remote.entity(folder)
-        except NotFound:
-            await self._record(lambda tx: self._records.revive(tx, folder))
-
     async def _name_taken(
         self,
         row: Local,
@@ -497,7 +339,7 @@ class Sender:
             raise Stale(f"somebody changed {name} meanwhile")
         occupant = self._locals.of_entity(other.id)
         if occupant is not None and occupant.id != row.id:
-            await self._make_way(row, occupant)
+            await self._names.make_way(row, occupant)
         elif row.entity is None:
             losers = self._outbox.losers(row.id)
             before = rules._replace(
@@ -516,64 +358,10 @@ class Sender:
         )
         return None
 
-    async def _make_way(self, row: Local, occupant: Local) -> None:
-        """What has the name there is ours, and to be deleted or to go elsewhere: that comes first."""
-        if occupant.gone:
-            await self._record(lambda tx: self._hurry(tx, occupant.id))
-            raise Later(LONG_WAIT_S, occupant.id)
-        kind = self._records.rules_of(occupant).kind
-        wish = (self._records.folder_of(occupant).entity, wanted_name(occupant, kind))
-        if wish == (occupant.base_parent, occupant.base_name):
-            return
-        if self._leads_back(row, occupant):
-            passing = row if row.entity is not None else occupant
-            assert passing.entity is not None
-            told = await self._remote.entity(passing.entity)
-            checkpoint("push.before-passing")
-            made = await self._remote.update(told, name=passing_name(passing.id))
-            checkpoint("push.after-passing")
-            await self._record(lambda tx: self._records.succeeded(tx, passing, made))
-            if passing is occupant:
-                raise Stale("the name is free now")
-        await self._record(lambda tx: self._hurry(tx, occupant.id))
-        raise Later(LONG_WAIT_S, occupant.id)
-
-    def _hurry(self, tx: Connection, number: int) -> None:
-        self._outbox.hurry(tx, number, self._overlay.now_ns())
-
-    def _leads_back(self, row: Local, occupant: Local) -> bool:
-        """Whether those who wait for each other's names form a ring with `row` in it."""
-        at = occupant
-        for _ in range(64):
-            kind = self._records.rules_of(at).kind
-            parent, name = self._records.folder_of(at).entity, wanted_name(at, kind)
-            if parent is None:
-                return self._is_above(row, at)
-            if row.entity is not None and (parent, name) == (row.base_parent, row.base_name):
-                return True
-            spelled = file_name_of(name, kind, EntityId(0))
-            there = self._entities.child(parent, spelled)
-            following = None if there is None else self._locals.of_entity(there.id)
-            if following is None or following.id == at.id:
-                return False
-            at = following
-        return False
-
-    def _is_above(self, row: Local, inside: Local) -> bool:
-        """Whether `inside` waits for the folder `row` to be made."""
-        folder = self._locals.of_key(inside.parent)
-        for _ in range(64):
-            if folder is None or folder.entity is not None:
-                return False
-            if folder.id == row.id:
-                return True
-            folder = self._locals.of_key(folder.parent)
-        return False
-
     # Changes of what is there.
 
     async def _update(self, row: Local, told: Entity, step: Update, rules: Rules) -> Done | Told:
-        file = _file(row, step.name or told.name, told.id) if step.file else None
+        file = file_of(row, step.name or told.name, told.id) if step.file else None
         checkpoint("push.before-update")
         try:
             made = await self._remote.update(
@@ -596,7 +384,7 @@ class Sender:
             return await self._name_taken(row, parent, name, rules, told)
         except NotFound:
             if step.parent is not None:
-                await self._check_folder(step.parent)
+                await self._tools.check_folder(step.parent)
             return None
         checkpoint("push.after-update")
         if made.file is None and not step.file and told.file is not None:
@@ -675,92 +463,7 @@ class Sender:
         news = await self._record(work)
         checkpoint("push.after-conflict")
         if news.postponed:
-            raise Later(max(1.0, self._upload_delay_s))
-
-    # Deletes.
-
-    async def _delete(self, row: Local) -> Done:
-        assert row.entity is not None
-        if not self._still_deleted(row):
-            raise Later(0.0)
-        checkpoint("push.before-delete")
-        await self._remote.delete(row.entity)
-        checkpoint("push.after-delete")
-        self._deleted(row)
-        await self._record(lambda tx: self._records.deleted(tx, row))
-        checkpoint("push.after-record")
-        return Done("deleted", row, row.entity)
-
-    def _still_deleted(self, row: Local) -> bool:
-        now = self._locals.find(row.id)
-        return now is not None and bool(now.gone) and now.entity == row.entity
-
-    async def _delete_folder(self, row: Local, told: Entity) -> Done:
-        below = await look_below(self._remote, self._locals, row)
-        if below.waits_for:
-            await self._record(lambda tx: self._hurry(tx, below.waits_for))
-            raise Later(LONG_WAIT_S, below.waits_for)
-        if not self._still_deleted(row):
-            raise Later(0.0)
-        if not below.foreign:
-            await self._gone(told.id)
-            await self._let_go(below.ours)
-            return await self._delete_last(row)
-        for entity in below.deletable:
-            await self._gone(entity)
-        await self._let_go(below.ours)
-        for number in [*below.kept, row.id]:
-            await self._record(partial(self._came_back, number=number))
-        for folder in {folder for folder, _ in below.foreign}:
-            self._tree.refresh_soon(folder)
-        return Done("kept", row, row.entity)
-
-    async def _gone(self, entity: EntityId) -> EntityId:
-        checkpoint("push.before-delete")
-        await self._remote.delete(entity)
-        checkpoint("push.after-delete")
-        local = self._locals.of_entity(entity)
-        if local is not None:
-            self._deleted(local)
-        return entity
-
-    async def _delete_last(self, row: Local) -> Done:
-        await self._record(lambda tx: self._records.ended(tx, row))
-        await self._record(lambda tx: _none(self._outbox.wake_parked(tx, self._overlay.now_ns())))
-        checkpoint("push.after-record")
-        return Done("deleted", row, row.entity)
-
-    async def _let_go(self, numbers: list[int]) -> None:
-        for start in range(0, len(numbers), _LET_GO_AT_ONCE):
-            batch = numbers[start : start + _LET_GO_AT_ONCE]
-            await self._record(partial(self._end_all, numbers=batch))
-
-    def _end_all(self, tx: Connection, *, numbers: list[int]) -> News:
-        news = News()
-        for number in numbers:
-            now = self._locals.find(number, tx)
-            if now is not None and now.gone and now.entity is not None:
-                news.changes += self._records.ended(tx, now).changes
-        return news
-
-    def _came_back(self, tx: Connection, *, number: int) -> News:
-        now = self._locals.find(number, tx)
-        return News() if now is None else self._records.came_back(tx, now, None)
-
-
-def _digest(path: Path) -> Md5:
-    try:
-        return md5_of_file(path)
-    except FileNotFoundError as error:
-        raise NotFound(f"{path} is gone") from error
-
-
-def _file(row: Local, name: str, entity: EntityId | None = None) -> FileVersion:
-    """The bytes of a row as the service is told of them."""
-    return FileVersion(
-        entity or EntityId(0), Version(1), FileHandleId(row.handle or 0), row.md5, row.size,
-        name=name, content_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
-    )  # fmt: skip
+            raise Later(2.0)
 
 
 def _none(_: object) -> None:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from synd.cli import process
 from synd.control import changes
-from tests.support import mounts
+from tests.support.crashing import die
 from tests.support.mounts import eventually
 from tests.support.world import Remote, World, random_file, remote
 
@@ -211,15 +209,6 @@ class TestServiceAway:
         assert {"d/x.txt", "d/y.txt"} <= set(found)
 
 
-def die(world: World) -> None:
-    """Daemon and holder are gone, and the mount with them."""
-    holder, daemon = world.holder_pid(), world.daemon_pid()
-    for pid in (holder, daemon):
-        os.kill(pid, signal.SIGKILL)
-    assert process.wait_gone(daemon, 10.0)
-    mounts.clear(world.mount)
-
-
 class Upload:
     """A large file on its way to a slow service."""
 
@@ -230,7 +219,7 @@ class Upload:
         path = root / "large.bin"
         self.md5 = random_file(path, size, seed=5)
         # The later half is on its way and does not arrive.
-        self.server.fault("^/blob/", "delay", method="PUT", nth=parts // 2 + 1, seconds=20)
+        self.server.fault("^/part/", "delay", method="PUT", nth=parts // 2 + 1, seconds=20)
         where = world.at("@id", project)
         sh(world, where, "ls")
         done = world.run("cp", str(path), where + "/large.bin", timeout_s=300)

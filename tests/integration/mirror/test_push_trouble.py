@@ -191,7 +191,7 @@ def killed_run(root: Path, at: int) -> int:
         if count >= at > 0:
             raise asyncio.CancelledError
 
-    async def record(work: Any) -> Any:
+    async def in_writer(work: Any) -> Any:
         if dead.is_set():
             await world.loop.create_future()
         return await original(work)
@@ -206,8 +206,8 @@ def killed_run(root: Path, at: int) -> int:
                 world.clock.advance(1.0)
 
     dead = asyncio.Event()
-    original = world.pusher._record
-    world.pusher._sender._record = world.pusher._record = record  # type: ignore[method-assign]
+    original = world.tree.in_writer
+    world.tree.in_writer = in_writer  # type: ignore[method-assign]
     checkpoints.listener = listen
     try:
         world.run(until_dead())

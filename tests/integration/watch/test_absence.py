@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from synd.errors import CacheFull, UsageError
+from synd.errors import Busy, CacheFull, UsageError
 from synd.ids import EntityId
 from synd.store.tracked import Options
 from syndd.watch.engine import State
@@ -192,8 +192,8 @@ class TestMissing:
         """An empty one has not lost its files, and a full one is not told."""
         filled.folder.rename(filled.base / "elsewhere")
         filled.folder.mkdir()
-        eventually(lambda: filled.status.state is State.MISSING)
-        assert "is its disk mounted?" in filled.status.why
+        eventually(lambda: "is its disk mounted?" in filled.status.why)
+        assert State.MISSING is filled.status.state
         (filled.folder / "x").write_bytes(b"x")
         eventually(lambda: "another folder" in filled.status.why)
 
@@ -373,6 +373,36 @@ class TestSink:
 
         watched.same()
         assert not watched.status.problem_count
+
+    @pytest.mark.announces("track.refused")
+    def test_sink_that_is_busy_when_it_no_longer_is_then_is_told_all(self, place):
+        """A folder of the service has still to be listed, say: what depends on it waits, soon tried again."""
+        (place.folder / "d").mkdir()
+        for n in range(20):
+            (place.folder / "d" / f"f{n}").write_bytes(b"%d" % n)
+        place.sink.refuse["d"] = Busy("not listed yet")
+        place.start()
+        eventually(lambda: place.status.problem_count)
+        assert not place.sink.told("put")
+        place.sink.refuse.clear()
+
+        place.same()
+        assert not place.status.problem_count
+
+    def test_folder_of_files_the_sink_is_busy_with_is_asked_for_once(self, watched):
+        """Not every file of it is read and refused in vain."""
+        (watched.folder / "d").mkdir()
+        watched.same()
+        names = [f"d/f{n}" for n in range(20)]
+        watched.sink.refuse = dict.fromkeys(names, Busy("not listed yet"))
+        for name in names:
+            (watched.folder / name).write_bytes(b"x")
+        eventually(lambda: watched.sink.told("put"))
+        eventually(lambda: watched.status.waiting == 20)
+        assert 5 > len(watched.sink.told("put"))
+        watched.sink.refuse.clear()
+
+        watched.same()
 
     def test_file_when_changed_while_it_is_taken_then_is_taken_again(self, watched):
         """A snapshot of two states is nobody's file."""

@@ -400,3 +400,90 @@ class TestVersions:
         entities.apply_listing(P, [header(A, "a", version=2, modified=20)])
         assert not entities.versions_listed(entities.get(A))
         assert [1] == [v.number for v in entities.versions(A)]
+
+
+class TestOwnChanges:
+    """What we changed ourselves, against answers to questions from before."""
+
+    @pytest.fixture
+    def put(self, store, entities):
+        def work(entity, **kwargs):
+            with store.write() as tx:
+                return entities.put(tx, entity, **kwargs)
+
+        return work
+
+    @pytest.fixture
+    def drop(self, store, entities):
+        def work(entity):
+            with store.write() as tx:
+                return entities.drop(tx, entity)
+
+        return work
+
+    def names(self, entities) -> list[bytes]:
+        return sorted(row.file_name for row in entities.children(P))
+
+    def test_put_lists_an_entity(self, entities, put):
+        """With all its details, so that nothing needs to be asked."""
+        assert [new(A, b"a")] == put(bundle(A, "a"))
+        row = entities.find(A)
+        assert (True, [b"a"], True) == (entities.is_listed(A), self.names(entities), row.current)
+
+    def test_put_over_an_older_listing_stays(self, entities, put, drop):
+        """Made, renamed, moved in and deleted after the listing was asked for."""
+        entities.apply_listing(P, [header(A, "a"), header(B, "b")])
+        entities.apply_listing(Q, [header(C, "c")])
+        mark = entities.mark()
+        put(bundle(104, "new"))
+        put(bundle(A, "renamed", modified=20))
+        put(bundle(C, "c", modified=20))
+        drop(B)
+        entities.apply_listing(P, [header(A, "a"), header(B, "b")], mark)
+        entities.apply_listing(Q, [header(C, "c")], mark)
+
+        assert [b"c", b"new", b"renamed"] == self.names(entities)
+        assert [] == list(entities.children(Q))
+
+    def test_later_listing_has_the_last_word(self, entities, put, drop):
+        """What others did afterwards shows."""
+        put(bundle(A, "a"))
+        put(bundle(B, "b"))
+        drop(B)
+        entities.apply_listing(P, [header(B, "b")], entities.mark())
+
+        assert [b"b"] == self.names(entities)
+
+    def test_name_in_an_older_listing_gives_way(self, entities, put):
+        """Somebody else's had it, says the old listing; ours has it now."""
+        mark = entities.mark()
+        put(bundle(A, "a"))
+        entities.apply_listing(P, [header(B, "a")], mark)
+
+        assert [b"a", b"a %syn102"] == self.names(entities)
+
+    def test_put_takes_the_name_from_what_we_knew(self, entities, put):
+        """The service lets two have no name; what had it is somewhere else by now."""
+        entities.apply_listing(P, [header(B, "a")])
+
+        assert gone(B, b"a") in put(bundle(A, "a"))
+        assert [b"a"] == self.names(entities)
+
+    def test_older_bundle_changes_nothing(self, entities, put):
+        """It was asked for before, and came late."""
+        put(bundle(A, "a", version=2, modified=20))
+        entities.apply_entity(bundle(A, "old", version=1, modified=10))
+
+        row = entities.get(A)
+        assert ("a", 2) == (row.name, row.version)
+
+    def test_fresh_folder_counts_as_listed(self, entities, folders, put):
+        """Nobody else can have put anything into it."""
+        put(bundle(A, "a", kind=Kind.FOLDER), fresh=True)
+        put(bundle(B, "b", kind=Kind.FOLDER))
+
+        assert (True, False) == (folders.is_listed(A), folders.is_listed(B))
+
+    def test_drop_of_what_is_not_known_is_nothing(self, drop):
+        """A row that was never listed."""
+        assert [] == drop(EntityId(999))
