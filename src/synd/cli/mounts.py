@@ -138,7 +138,9 @@ def users(path: str) -> list[User]:
     """The processes that use a mount, as far as we may see. Reads links in /proc only."""
     prefix = path.rstrip("/") + "/"
     found = []
-    for entry in os.scandir("/proc"):
+    with os.scandir("/proc") as listing:
+        entries = list(listing)
+    for entry in entries:
         if not entry.name.isdecimal():
             continue
         if (how := _use(Path(entry.path), path, prefix)) is not None:
