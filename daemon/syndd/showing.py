@@ -13,7 +13,7 @@ from typing import NamedTuple
 from synd.clock import NS, format_time
 from synd.control import changes, contract
 from synd.errors import NotFound, NotLoggedIn, UsageError
-from synd.ids import syn
+from synd.ids import EntityId, syn
 from synd.mirror.push import Progress
 from synd.paths import to_file_name
 from synd.store.connect import Store
@@ -333,11 +333,15 @@ class Showing:
         return any(c.copy == row.id for c in self._conflicts.list(all=False))
 
     def gone_at(self, path: str) -> Local | None:
-        """The row of a removed thing whose delete is unsent."""
-        parts = self.inside(path)
+        """The row of a removed thing, by its id or where it was, whose delete is unsent."""
+        entity = self.entity_of(path)
+        if entity is not None:
+            row = self.overlay.locals.of_entity(EntityId(entity))
+            return row if row is not None and row.gone and kept_or_unsent(row) else None
+        spelled = self.spellings(path)
         view = self.view()
         found = [
-            r for r in self.unsents.unsent() if r.gone and self.path(r, view) == parts
+            r for r in self.unsents.unsent() if r.gone and self.path(r, view) in spelled
         ]  # fmt: skip
         return found[-1] if found else None
 
@@ -386,14 +390,37 @@ class Showing:
         parts = self.parts_of(target)
         return [] if parts is None else self.below(parts, self.unsents.unsent(), view)
 
+    def spellings(self, path: str) -> set[Parts]:
+        """All ways to write a path below the mount: by the id of its project or by the project's name, whether
+        or not the project is listed in the mount by now. Raises NotFound.
+        """
+        parts = self.inside(path)
+        found = {parts}
+        if len(parts) > 1 and parts[0] == b"@id" and parts[1][3:].isdigit():
+            entity = int(parts[1][3:])
+            top = self.overlay.path_of(self.overlay.key_of(entity))
+            if top is not None:
+                found.add((*top, *parts[2:]))
+            row = self.overlay.entities.find(entity)
+            if row is not None and row.parent == TOP:
+                found.add((row.file_name, *parts[2:]))
+        return found
+
+    def entity_of(self, target: str) -> int | None:
+        """The number of what is named by an id; None of a path. Raises UsageError."""
+        if target.startswith("/"):
+            return None
+        digits = target.removeprefix("syn").partition(".")[0]
+        if not digits.isdecimal():
+            raise UsageError(f"{target!r} is neither a path nor an id")
+        return int(digits)
+
     def parts_of(self, target: str) -> Parts | None:
         if target.isdecimal():
             return None
-        if not target.startswith("/"):
-            digits = target.removeprefix("syn")
-            if not digits.isdecimal():
-                raise UsageError(f"{target!r} is neither a path nor an id")
-            found = self.overlay.path_of(self.overlay.key_of(int(digits)))
+        entity = self.entity_of(target)
+        if entity is not None:
+            found = self.overlay.path_of(self.overlay.key_of(entity))
             return None if found is None else tuple(found)
         parts = self.inside(target)
         if len(parts) > 1 and parts[0] == b"@id" and parts[1][3:].isdigit():

@@ -113,8 +113,7 @@ class Undo:
             undone = await asyncio.to_thread(self._showing.gone_at, target)
             if undone is not None:
                 return await self._undelete(undone)
-            parts = self._showing.parts_of(target) or ()
-            found = self._showing.unsents.recovered_at(b"/".join(parts).decode(errors="replace"))
+            found = await asyncio.to_thread(self._newest_of, target)
             if found is None:
                 raise NotFound(
                     f"nothing was taken away at {target}",
@@ -133,6 +132,20 @@ class Undo:
         parts_now = self._overlay.path_of(key)
         path = told["path"] if parts_now is None else self._showing.shown(parts_now)
         return {"path": path, "recovered": told}
+
+    def _newest_of(self, target: str) -> RecoveredRow | None:
+        """The newest of an entity, or at a path. Its project may have been known by its id only when it
+        was taken away, or may be by now.
+        """
+        entity = self._showing.entity_of(target)
+        if entity is not None:
+            found = [r for r in self._showing.unsents.recovered() if r.entity == entity]
+            return found[0] if found else None
+        wanted = self._showing.spellings(target)
+        for row in self._showing.unsents.recovered():
+            if wanted & self._showing.spellings(str(self._showing.mount / row.path)):
+                return row
+        return None
 
     async def _undelete(self, row: Local) -> changes.Restored:
         """The delete was not sent yet: it is taken back."""

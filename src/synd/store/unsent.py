@@ -104,13 +104,6 @@ class Unsents:
             )
         return RecoveredRow._make(row)
 
-    def recovered_at(self, path: str) -> RecoveredRow | None:
-        """The newest that was at a path below the mount."""
-        row = self._store.read.execute(
-            f"{_RECOVERED} WHERE path = ? ORDER BY at_ns DESC, id DESC LIMIT 1", (path,)
-        ).fetchone()
-        return None if row is None else RecoveredRow._make(row)
-
 
 def counts_in(database: Path) -> Counts | None:
     """The counts in a state.db that no daemon has open; None when that cannot be told."""

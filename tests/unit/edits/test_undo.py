@@ -6,6 +6,7 @@ import pytest
 
 from synd.control import changes
 from synd.errors import Busy, NotFound, UsageError
+from synd.ids import syn
 from tests.support.edits import fits, keep
 from tests.support.parts import md5_of
 
@@ -70,6 +71,31 @@ class TestUndo:
         assert desk.at("P/d/a") == found["path"]
         assert [] == desk.edits.recovered()["recovered"]
         assert b"a" in {r.file_name for r in desk.parts.tree.entities.children(ids["P/d"])}
+
+    @pytest.mark.parametrize("spelled", ["P/d/a", "@id/{project}/d/a", "{file}"])
+    @pytest.mark.parametrize("kept", ["P/d/a", "@id/{project}/d/a"])
+    def test_restore_finds_what_is_gone_however_its_path_was_told(
+        self, desk, remote, ids, spelled, kept
+    ):
+        """A project that was not listed yet when its file went was known by its id only."""
+        words = {"project": syn(ids["P"]), "file": syn(ids["P/d/a"])}
+        desk.parts.names("P/d")
+        desk.parts.run(remote.delete(ids["P/d/a"]))
+        with desk.overlay.change() as tx:
+            keep(tx, kept.format(**words), "deleted", entity=ids["P/d/a"])
+        named = spelled.format(**words)
+        desk.ask("restore", named if named.startswith("syn") else desk.at(named))
+
+        assert [] == desk.edits.recovered()["recovered"]
+
+    @pytest.mark.parametrize("spelled", ["@id/{project}/d/a", "{file}"])
+    def test_restore_of_an_unsent_delete_finds_it_by_ids(self, desk, ids, spelled):
+        """Of the file, or of its project."""
+        desk.overlay.remove(desk.overlay.seen(desk.key("P/d/a")))
+        named = spelled.format(project=syn(ids["P"]), file=syn(ids["P/d/a"]))
+        found = desk.ask("restore", named if named.startswith("syn") else desk.at(named))
+
+        assert desk.at("P/d/a") == found["path"]
 
     def test_restore_of_discarded_bytes_brings_them_back_as_an_edit(self, desk):
         """By the id in the list, too; the list forgets them."""

@@ -247,7 +247,8 @@ class TestReading:
             with parts.opened(attr.node, handle):
                 got(parts.fs.read(attr.node, handle, 0, 4096))
 
-        assert before == len(os.listdir("/proc/self/fd"))
+        # Fewer: something that was there before the test, and was not its own, went meanwhile.
+        assert before >= len(os.listdir("/proc/self/fd"))
         assert 0 == parts.fs.open_files()
 
     def test_release_and_read_at_once_never_read_a_closed_descriptor(self, parts):

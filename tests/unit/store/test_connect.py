@@ -136,7 +136,7 @@ class TestOpening:
             with pytest.raises(StoreError):
                 Store(tmp_path / "state.db")
 
-        assert before == len(os.listdir("/proc/self/fd"))
+        assert before >= len(os.listdir("/proc/self/fd"))
 
     def test_path_with_signs_that_mean_something_in_a_uri_is_a_path(self, tmp_path):
         """Question marks, hashes and percent signs in a home folder."""

@@ -85,21 +85,20 @@ def test_counts_in_reads_a_database_that_nobody_has_open(store, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_recovered_is_listed_newest_first_and_found_by_path(store, unsents):
-    """The newest of a path; forgotten once it is back."""
+def test_recovered_is_listed_newest_first_until_it_is_forgotten(store, unsents):
+    """Forgotten once it is back."""
     with store.write() as tx:
         tx.executemany(
             "INSERT INTO recovered (at_ns, path, reason) VALUES (?, ?, ?)",
             [(1, "P/a", "deleted"), (3, "P/a", "overwritten"), (2, "P/b", "discarded")],
         )
     assert [3, 2, 1] == [r.at_ns for r in unsents.recovered()]
-    found = unsents.recovered_at("P/a")
+    found = unsents.recovered()[0]
     assert found == unsents.recovered_one(found.id)
     assert "overwritten" == found.reason
     with store.write() as tx:
         forget_recovered(tx, found.id)
 
-    assert "deleted" == unsents.recovered_at("P/a").reason
-    assert unsents.recovered_at("P/none") is None
+    assert [2, 1] == [r.at_ns for r in unsents.recovered()]
     with pytest.raises(NotFound):
         unsents.recovered_one(found.id)
