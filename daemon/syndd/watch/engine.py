@@ -87,7 +87,7 @@ class Status:
     waiting: int
     """Changes seen that wait for quiet."""
     settled: bool
-    """Nothing waits and no scan is due at once."""
+    """Nothing waits, nothing has to be told again, and no scan is due at once."""
     scanned_ns: int
     """When the last whole scan ended, UTC ns; 0 for not yet."""
     held: Held | None
@@ -128,6 +128,8 @@ class Engine:
         self._confirmed = False
         self._scanned_ns = 0
         self._scan_at = 0.0
+        self._left = False
+        """The sink could not take something just now: the next scan finds it again."""
         self._check_at = 0.0
         self._seen: set[RelPath] = set()
         """What was seen to be deleted and was not told before a scan became due."""
@@ -242,6 +244,7 @@ class Engine:
             self._books.unsent(self.root.id),
             waiting,
             not waiting
+            and not self._left
             and self.state is not State.STARTING
             and self._scan_at > now
             and not self._live.rescan,
@@ -371,6 +374,7 @@ class Engine:
             every_s = min(every_s, options.scan_every_s)
         self._queue(found, now)
         # Last, as until then the root is not settled.
+        self._left = False
         self._scan_at = now + every_s if self._refused is None else now + options.scan_every_s
         log.debug(
             "track.scanned",
@@ -419,6 +423,8 @@ class Engine:
             outcome: Outcome = self._intent.carry_out(self._burst.take(now))
             if outcome.missing:
                 self._check_at = now
+            # Before `_carrying` says that nothing is being told any more.
+            self._left = self._left or outcome.later
             if outcome.rescan_after_s is not None:
                 self.rescan(after_s=max(outcome.rescan_after_s, self.root.options.quiet_s))
         finally:

@@ -129,7 +129,7 @@ _COLUMNS = ", ".join(FIELDS)
 _SELECT = f"SELECT {_COLUMNS} FROM local"
 _BY_ID = f"{_SELECT} WHERE id = ?"
 _BY_ENTITY = f"{_SELECT} WHERE entity = ?"
-_BY_STAGED = f"{_SELECT} WHERE staged = ?"
+_BY_STAGED = f"{_SELECT} WHERE staged = ? AND staged > 0"
 _CHILD = f"{_SELECT} WHERE parent = ? AND name = ? AND gone = 0"
 _CHILDREN = f"{_SELECT} WHERE parent = ? AND gone = 0 AND id > ? ORDER BY id LIMIT ?"
 _TAKEN_OVER = f"""{_SELECT} WHERE parent = ? AND gone = 0 AND born = 0

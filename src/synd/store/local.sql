@@ -59,7 +59,11 @@ CREATE TABLE local (
 
 -- lookup and listing of a folder's own rows: WHERE parent = ? AND name = ? / parent = ? ORDER BY id
 CREATE UNIQUE INDEX local_by_name ON local (parent, name) WHERE gone = 0;
--- the row of a staging node: WHERE staged = ?
+-- a delete that is not sent, under its last name: WHERE parent = ? AND name = ? AND gone = 1
+CREATE INDEX local_gone ON local (parent, name) WHERE gone = 1;
+-- whose name and entity it took over: WHERE heir = ?
+CREATE INDEX local_by_heir ON local (heir) WHERE heir IS NOT NULL;
+-- the row of a staging node: WHERE staged = ? AND staged > 0
 CREATE UNIQUE INDEX local_by_staged ON local (staged) WHERE staged > 0;
 -- the queue: WHERE state = 'waiting' AND not_before_ns <= ? ORDER BY not_before_ns
 CREATE INDEX local_waiting ON local (not_before_ns) WHERE state = 'waiting';

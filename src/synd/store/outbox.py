@@ -32,7 +32,10 @@ _READY = f"""SELECT {_COLUMNS} FROM local
 _LOSERS = f"SELECT {_COLUMNS} FROM local WHERE heir = ? AND id <> heir"
 _LEFT_OVER = f"""SELECT {_COLUMNS} FROM local WHERE gone = 1 AND entity IS NULL AND NOT EXISTS
  (SELECT 1 FROM local AS h WHERE h.id = local.heir AND h.state <> 'clean')"""
-_ALL_CHILDREN = f"SELECT {_COLUMNS} FROM local WHERE parent = ?"
+# Each half has an index of its own.
+_BELOW = """SELECT id FROM local WHERE parent = ?1 AND gone = 0
+ UNION ALL SELECT id FROM local WHERE parent = ?1 AND gone = 1"""
+_ALL_CHILDREN = f"SELECT {_COLUMNS} FROM local WHERE id IN ({_BELOW})"
 _PENDING = """SELECT base_parent, count(*) FROM local
  WHERE gone = 1 AND entity IS NOT NULL AND state = 'waiting' AND (heir IS NULL OR heir <> id)
  GROUP BY base_parent"""
@@ -120,9 +123,9 @@ class Outbox:
     def wake_children(self, tx: sqlite3.Connection, parent: int, now_ns: int) -> None:
         """What was parked for a folder may go on."""
         tx.execute(
-            """UPDATE local SET not_before_ns = ? WHERE parent = ? AND state = 'waiting'
-            AND not_before_ns > ?""",
-            (now_ns, parent, now_ns + _PARKED_NS),
+            f"""UPDATE local SET not_before_ns = ?2 WHERE id IN ({_BELOW}) AND state = 'waiting'
+            AND not_before_ns > ?3""",
+            (parent, now_ns, now_ns + _PARKED_NS),
         )
 
     def wake_parked(self, tx: sqlite3.Connection, now_ns: int) -> int:
