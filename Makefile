@@ -41,7 +41,7 @@ docs: $(VENV)/.dev
 # Debian packages that tests or benchmarks use. Only as root, only what is missing; a failure is no failure
 # of the build, as tests skip by name.
 system:
-	@sh tools/system_packages.sh fuse3 libfuse3-3 samtools bcftools tabix git attr rsync
+	@sh tools/system_packages.sh fuse3 libfuse3-3 samtools bcftools tabix gffread git attr rsync
 
 system-bench: system
 	@sh tools/system_packages.sh fio rclone aria2

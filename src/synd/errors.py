@@ -325,11 +325,34 @@ class ToolMissing(SyndError):
 
 
 class StageFailed(SyndError):
-    """A link of a pipeline failed; the message names it."""
+    """A file could not be preprocessed: `failure` is the class of failure (docs/formats.md), the message says
+    which step and why.
+    """
 
     errno = _errno.EIO
-    status = 500
+    status = 422
     exit_code = 65
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failure: str = "TOOL_FAILED",
+        bad_line: int | None = None,
+        hint: str = "",
+        entity: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        """`bad_line`: 1-based, of the source."""
+        super().__init__(message, hint=hint, entity=entity, path=path)
+        self.failure = failure
+        self.bad_line = bad_line
+
+    def problem(self) -> dict[str, object]:
+        body = {**super().problem(), "failure": self.failure}
+        if self.bad_line is not None:
+            body["bad_line"] = self.bad_line
+        return body
 
 
 class NotSupported(SyndError):

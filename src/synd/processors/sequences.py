@@ -1,0 +1,152 @@
+"""FASTA: an index of the sequences; packed anew only where nobody could seek in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from synd.errors import StageFailed
+from synd.jobs.failures import Failure
+from synd.processors import keys, verify
+from synd.processors.base import ArtifactKind, Made, Source, Stored, Work
+from synd.processors.containers import Container
+from synd.processors.detect import Detected, Format
+from synd.processors.packing import packing
+from synd.processors.pipeline import Ended
+from synd.processors.tools import Step
+from synd.processors.workshop import Workshop
+
+_UNEVEN: Final = re.compile(r"Different line length|[Ff]ormat error|malformed|Inlined empty line")
+
+
+class Faidx:
+    """FASTA with FAI, and GZI where it is BGZF."""
+
+    id = "faidx"
+    version = 1
+
+    def matches(self, format: Format, kind: ArtifactKind) -> bool:
+        del kind
+        return format is Format.FASTA
+
+    def needs_processing(self, detected: Detected) -> bool:
+        return detected.format is Format.FASTA
+
+    def artifact_kinds_produced(self, detected: Detected) -> frozenset[ArtifactKind]:
+        return frozenset(ArtifactKind) if self.needs_processing(detected) else frozenset()
+
+    def cache_key(self, source: Source, kind: ArtifactKind) -> str:
+        return keys.cache_key(source.namespace, source.id, kind, self.id, source.md5, self.version)
+
+    def run(self, kind: ArtifactKind, shop: Workshop, data: Stored | None = None) -> Made:
+        if not self.needs_processing(shop.detected):
+            raise RuntimeError(f"a {shop.detected.format} file is nothing for {self.id}")
+        if kind is ArtifactKind.DATA:
+            return _data(shop)
+        if data is None:
+            raise RuntimeError("an index is built of stored data only")
+        return _index(shop, data)
+
+
+def _data(shop: Workshop) -> Made:
+    container = shop.detected.container
+    count = _Sequences()
+    if container in (Container.NONE, Container.BGZF):
+        with shop.decoding() as chunks:
+            for chunk in chunks:
+                count.add(chunk)
+        if chunks.container is container:
+            shop.facts.records = count.count
+            return Made(
+                ArtifactKind.DATA,
+                f"md5:{shop.source.md5}",
+                shop.source.size,
+                shop.toolchain(),
+                suffix=".gz" if container is Container.BGZF else "",
+                alias_of="source",
+                records=count.count,
+                work=Work.INDEX_ONLY,
+            )
+        count = _Sequences()
+    shop.need_room()
+    path = shop.file("data.gz")
+    with shop.pipe() as pipe, shop.decoding() as chunks:
+        with packing(shop, pipe, path, verify.keep_text) as packed:
+            for chunk in chunks:
+                count.add(chunk)
+                packed.write(chunk)
+        pipe.finish().check()
+        kept = packed.kept()
+    if kept.lines != count.lines:
+        raise verify.wrong(f"{count.lines} lines were written, and {kept.lines} came out")
+    shop.facts.records = count.count
+    return Made(
+        ArtifactKind.DATA,
+        kept.digest,
+        kept.size,
+        shop.toolchain(),
+        suffix=".gz",
+        file=path,
+        records=count.count,
+        work=Work.COMPRESS_INDEX,
+    )
+
+
+def _index(shop: Workshop, data: Stored) -> Made:
+    path = data.path or shop.bytes_at
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    name = "ready.fa.gz" if packed else "ready.fa"
+    shop.linked(name, path)
+    fai = shop.file(name + ".fai")
+    gzi = shop.file(name + ".gzi") if packed else None
+    outcome = shop.run(shop.command(Step.SEQUENCES, "samtools", "faidx", name), watch=True)
+    outcome.check(_explain)
+    found = verify.index(
+        fai,
+        ".fai",
+        path,
+        Detected(
+            Format.FASTA,
+            Container.BGZF if packed else Container.NONE,
+            shop.detected.name_format,
+        ),
+        gzi=gzi,
+    )
+    expected = shop.facts.records if shop.facts.records is not None else data.records
+    if expected is not None and len(found.sequences) != expected:
+        raise verify.wrong(
+            f"{expected} sequences were read, and the index has {len(found.sequences)}"
+        )
+    return Made(
+        ArtifactKind.INDEX,
+        verify.digest(fai),
+        fai.stat().st_size,
+        shop.toolchain(),
+        suffix=".fai",
+        file=fai,
+        of_digest=data.digest,
+        records=len(found.sequences),
+        extra={".gzi": gzi} if gzi else {},
+    )
+
+
+class _Sequences:
+    """Counts lines that begin with `>`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lines = 0
+        self._before = b"\n"
+
+    def add(self, data: bytes) -> None:
+        self.lines += data.count(b"\n")
+        self.count += (self._before + data).count(b"\n>")
+        self._before = data[-1:] or self._before
+
+
+def _explain(one: Ended) -> StageFailed | None:
+    if _UNEVEN.search(one.text):
+        words = one.complaints[0] if one.complaints else one.why()
+        return StageFailed(f"it cannot be indexed: {words}", failure=Failure.INVALID_RECORD)
+    return None
