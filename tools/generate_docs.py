@@ -65,7 +65,7 @@ def configuration_page() -> str:
         "",
         "Settings are read from `config.toml` (`synd config path` says where), then from environment",
         "variables named `SYND_` and the setting in capitals, then from flags. `synd config set NAME VALUE`",
-        "writes the file. Sizes are bytes (`_bytes`), times are seconds (`_s`).",
+        "writes the file. Sizes are bytes (`_bytes`), times are seconds (`_s`, or as the text says).",
         "",
         "| Setting | Kind | Default | Meaning |",
         "| --- | --- | --- | --- |",

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from synd.cache.folder import Cache
 from synd.client import credentials
@@ -21,16 +20,14 @@ from synd.config import Config
 from synd.control import changes, contract
 from synd.errors import Forbidden, NotFound, ReadOnly, SyndError, UsageError
 from synd.ids import syn
-from synd.jobs.model import ACTIVE, Job
-from synd.jobs.queue import Queue
 from synd.mirror.poll import Poller
 from synd.mirror.sizes import Sizes
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
 from synd.mirror.waits import Waits
 from synd.model import WITH_BYTES, FileVersion
-from synd.store.connect import Store
 from synd.store.entities import TOP, Row
+from syndd.artifacts import ReadyFiles
 from syndd.edits import Edits
 from syndd.mount.fs import SynapseFs
 from syndd.mount.session import MountSession
@@ -38,6 +35,7 @@ from syndd.places import Place, Places
 from syndd.schedule.events import Events
 from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
+from syndd.schedule.showing import JobShowing, as_contract
 from syndd.states import States
 
 NOTHING: changes.Pending = {
@@ -56,7 +54,6 @@ class Answers:
         *,
         config: Config,
         endpoints: credentials.Endpoints,
-        store: Store,
         tree: Tree,
         sizes: Sizes,
         streams: Streams,
@@ -65,6 +62,8 @@ class Answers:
         pins: Pins,
         poller: Poller,
         operations: Operations,
+        work: JobShowing,
+        ready: ReadyFiles,
         waits: Waits,
         client: SynapseClient,
         events: Events,
@@ -86,7 +85,8 @@ class Answers:
         self._client = client
         self._events = events
         self._session = session
-        self._queue = Queue(store)
+        self.work = work
+        self.ready = ready
         self._started_ns = time.time_ns()
         self._mount = Path(config.mount).absolute()
         self._edits = edits
@@ -133,7 +133,7 @@ class Answers:
             "transfers": self._transfers(),
             "waits": self._waiting(),
             "cache": await self.cache_usage(),
-            "jobs": self._queue.count(),
+            "jobs": self.work.state()["counts"],
             "pending": pending,
             "problems": self._problems(pending),
             "safe_to_stop": pending["verdict"] == "sent",
@@ -456,19 +456,6 @@ class Answers:
         job = self._operations.add("verify", subject, {"entities": list(entities)}, "bytes")
         return as_contract(job)
 
-    async def jobs(self, *, all: bool) -> Sequence[contract.Job]:
-        found = self._queue.all() if all else self._queue.all(tuple(ACTIVE))
-        return [as_contract(job) for job in found]
-
-    async def job(self, id: str) -> contract.Job:
-        return as_contract(self._queue.get(id))
-
-    async def cancel(self, id: str) -> contract.Job:
-        return as_contract(self._operations.cancel(id))
-
-    async def retry(self, id: str) -> contract.Job:
-        return as_contract(self._operations.retry(id))
-
     def events(
         self, since_at: str | None = None, *, follow: bool = True
     ) -> AsyncIterator[contract.Event]:
@@ -515,27 +502,4 @@ class Answers:
 def _not_sent(target: str) -> NotFound:
     return NotFound(
         f"{target} is not on the service yet", hint="`synd why` says what it waits for", path=target
-    )
-
-
-def as_contract(job: Job) -> contract.Job:
-    """A job as the control API shows it."""
-
-    def at(ns: int | None) -> str | None:
-        return format_time(ns) if ns is not None else None
-
-    return cast(
-        "contract.Job",
-        {
-            "id": job.id,
-            "kind": job.kind,
-            "state": job.state.value,
-            "subject": job.subject,
-            "created_at": format_time(job.created_ns),
-            "started_at": at(job.started_ns),
-            "finished_at": at(job.finished_ns),
-            "progress": {"done": job.done, "total": job.total, "unit": job.unit, "note": job.note},
-            "problem": dict(job.problem) if job.problem is not None else None,
-            "result": dict(job.result) if job.result is not None else None,
-        },
     )

@@ -22,6 +22,7 @@ from typing import Any
 from synd.cache.disk import can_clone
 from synd.cache.evict import Limits
 from synd.cache.folder import Cache
+from synd.cache.headroom import Headroom
 from synd.cache.staging import Staging
 from synd.cache.synapse_cache import SynapseCache, location
 from synd.client import credentials
@@ -32,6 +33,7 @@ from synd.clock import NS, Deadline
 from synd.config import Config, Folders, name_filter
 from synd.errors import Busy, Forbidden, NotLoggedIn, RemoteUnavailable, SyndError
 from synd.ids import entity_id
+from synd.jobs import owner
 from synd.jobs.queue import Queue
 from synd.log import fields
 from synd.mirror.adoption import Adoption
@@ -42,6 +44,7 @@ from synd.mirror.overlay import Delays, Overlay
 from synd.mirror.plan import Mode
 from synd.mirror.poll import Poller
 from synd.mirror.push import Pusher, PushSettings
+from synd.mirror.recovery import Recovery
 from synd.mirror.siblings import Siblings
 from synd.mirror.sizes import Sizes
 from synd.mirror.streams import Streams
@@ -52,10 +55,13 @@ from synd.mirror.waits import Waits
 from synd.mirror.walk import Walk
 from synd.model import FileVersion
 from synd.paths import is_dropping
+from synd.processors.base import Tools
+from synd.processors.limits import MemoryGroup
 from synd.store import meta
 from synd.store.connect import Store
 from synd.store.entities import Change
 from syndd.answers import Answers
+from syndd.artifacts import ReadyFiles
 from syndd.control.services import DaemonServices
 from syndd.edits import Edits
 from syndd.lifecycle import Fail
@@ -63,9 +69,15 @@ from syndd.mount.fdstore import FdStore, HolderStore, SystemdStore
 from syndd.mount.fs import SynapseFs
 from syndd.mount.info import InfoFiles
 from syndd.mount.session import MountOptions, MountSession, take
+from syndd.schedule import preparing
+from syndd.schedule.dispatch import Dispatcher, Times
 from syndd.schedule.events import Events
+from syndd.schedule.joblogs import JobLogs
 from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
+from syndd.schedule.pool import Pool
+from syndd.schedule.preparing import Preparer
+from syndd.schedule.showing import JobShowing
 from syndd.watch.telling import OverlaySink
 from syndd.watch.tracker import Tracker
 
@@ -179,7 +191,11 @@ class App:
             keeps_local=lambda name: is_dropping(name) or kept_here(name),
         )
         self._overlay.mountpoint = os.fsencode(self._mountpoint)
-        staging = Staging(self._folders.staged, self._folders.recovered)
+        self._headroom = Headroom(self._cache, self._folders.state)
+        self._overlay.make_room = self._headroom.keep
+        staging = Staging(
+            self._folders.staged, self._folders.recovered, on_full=self._headroom.make
+        )
         self._contents = Contents(
             self._overlay,
             staging,
@@ -188,7 +204,16 @@ class App:
             self._tree,
             upload_delay_s=config.upload_delay_s,
             lazy_from_bytes=config.lazy_from_bytes,
+            passes=self._headroom.ample,
         )
+        self._recovery = Recovery(
+            self._overlay,
+            staging,
+            self._contents.lazily,
+            max_bytes=config.recovery_max_bytes,
+            max_age_s=config.recovery_max_age_s,
+        )
+        self._contents.on_recovered = self._recovery.taken
         self._fs = SynapseFs(
             self._tree,
             self._sizes,
@@ -203,7 +228,7 @@ class App:
             portal=self._endpoints.portal,
         )
         self._tree.on_changes(self._tell_names)
-        Undoing(self._overlay, staging, on_name=self._fs.name_changed)
+        Undoing(self._overlay, staging, self._contents.lazily, on_name=self._fs.name_changed)
         self._pusher = Pusher(
             overlay=self._overlay,
             files=self._contents,
@@ -260,19 +285,48 @@ class App:
             idle_s=config.idle_poll_s,
             per_minute=config.poll_per_minute,
         )
+        queue = Queue(self._store, me=owner.here(), attempts=config.job_attempts)
+        logs = JobLogs(self._folders.state / "jobs")
+        self._pool = Pool(self._folders.cache / "work", logs, group=MemoryGroup.make)
+        self._dispatcher = Dispatcher(
+            queue,
+            self._tree.in_writer,
+            times=Times(config.lease),
+            on_pruned=logs.remove,
+        )
         self._operations = Operations(
-            Queue(self._store),
+            queue,
             self._tree,
             self._sizes,
             self._streams,
             self._cache,
             on_job=self._events.of_job,
             on_fetched=lambda file: self._enter(file, only_shared=False),
+            dispatcher=self._dispatcher,
         )
+        self._ready = ReadyFiles(
+            self._edits.places,
+            self._sizes,
+            self._streams,
+            self._cache,
+            Preparer(
+                self._store,
+                self._cache,
+                self._streams,
+                self._dispatcher,
+                self._pool,
+                self._tree.in_writer,
+                preparing.settings(config),
+            ),
+            Tools(config.tools),
+        )
+        await asyncio.to_thread(self._pool.clear)
+        await asyncio.to_thread(logs.keep_only, {job.id for job in queue.all()})
         self._answers = Answers(
             config=config,
             endpoints=self._endpoints,
-            store=self._store,
+            work=JobShowing(queue, self._dispatcher, logs),
+            ready=self._ready,
             tree=self._tree,
             sizes=self._sizes,
             streams=self._streams,
@@ -323,7 +377,9 @@ class App:
         if not config.read_only:
             self._spawn(self._pusher.run(), "push")
             await asyncio.to_thread(self._tracker.start)
+        self._spawn(self._recovery.run(), "recovery")
         self._spawn(self._tend(), "tend")
+        self._spawn(self._tend_headroom(), "headroom")
         # What lives as long as the daemon is not searched for garbage again and again.
         gc.collect()
         gc.freeze()
@@ -402,6 +458,12 @@ class App:
             await asyncio.sleep(TEND_S)
             await asyncio.to_thread(self._cache.tend)
 
+    async def _tend_headroom(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._contents.writing():
+                await asyncio.to_thread(self._headroom.tend)
+
     def _watch_mount(self) -> None:
         """Ends the daemon when somebody else ended its mount."""
         session = self._session
@@ -468,6 +530,8 @@ class App:
         """Unmounts, then closes everything in reverse order."""
         self._stopping = True
         session = self._session
+        # Beside the unmount: who reads or waits for a job is not kept by it.
+        draining = asyncio.create_task(self._drain_jobs(deadline), name="drain-jobs")
         try:
             if session is not None and keep_mount:
                 await asyncio.to_thread(session.detach)
@@ -475,8 +539,18 @@ class App:
                 await asyncio.to_thread(
                     lambda: session.stop(lazy=True, timeout_s=min(5.0, deadline.left_s()))
                 )
+            await asyncio.wait({draining})
         finally:
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
             await self._close()
+
+    async def _drain_jobs(self, deadline: Deadline) -> None:
+        if not hasattr(self, "_dispatcher"):
+            return
+        left = await self._dispatcher.drain(min(self._config.drain, deadline.left_s() / 2))
+        if left:
+            log.info("jobs.drained", extra=fields(ran=left))
 
     async def _close(self) -> None:
         for task in self._tasks:

@@ -56,7 +56,7 @@ class Folders:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings. Names are the keys of config.toml; units are in the names."""
+    """All settings. Names are the keys of config.toml; units are in the names, or in the words beside."""
 
     endpoint: str = field(
         default="",
@@ -170,7 +170,9 @@ class Config:
     )
     recovery_max_bytes: int = field(
         default=5 << 30,
-        metadata={"doc": "Upper bound of the recovery area; the oldest go first; 0: no bound"},
+        metadata={
+            "doc": "Upper bound of the recovery area on disk; the oldest go first, the newest stays; 0: no bound"
+        },
     )
     recovery_max_age_s: int = field(
         default=30 * 86400,
@@ -206,6 +208,73 @@ class Config:
         default=10.0, metadata={"doc": "Longest wait for a connection"}
     )
 
+    jobs: int = field(
+        default=0,
+        metadata={
+            "doc": "Preprocessing jobs at once; 0: half as many as there are processors, at least 1"
+        },
+    )
+    lease: float = field(
+        default=60.0,
+        metadata={
+            "doc": "Seconds after which a job whose daemon is not heard of may be taken by another"
+        },
+    )
+    stall: float = field(
+        default=900.0,
+        metadata={"doc": "Seconds that a preprocessing job may show no sign of life"},
+    )
+    job_timeout: float = field(
+        default=14400.0, metadata={"doc": "Seconds that one attempt at preprocessing may take"}
+    )
+    job_attempts: int = field(
+        default=3, metadata={"doc": "Attempts at a job that fails for a reason that may pass"}
+    )
+    queue_max: int = field(
+        default=1000, metadata={"doc": "Preprocessing jobs that may wait; more are refused"}
+    )
+    negative_ttl: float = field(
+        default=86400.0,
+        metadata={
+            "doc": "Seconds that content which cannot be processed is remembered as such; `synd retry` asks again"
+        },
+    )
+    drain: float = field(
+        default=30.0,
+        metadata={
+            "doc": "Seconds that preprocessing jobs may still run when the daemon stops; then its next start does them again"
+        },
+    )
+    sort_memory: str = field(
+        default="128M", metadata={"doc": "Memory of one sort of text: a number with K, M or G"}
+    )
+    samtools_memory: str = field(
+        default="128M",
+        metadata={"doc": "Memory of one sort of alignments, per thread; at least 1M"},
+    )
+    tool_threads: int = field(
+        default=0,
+        metadata={"doc": "Threads of one tool; 0: 2 when one job runs at once, else 1"},
+    )
+    bgzf_level: int = field(default=1, metadata={"doc": "Compression of what is made, 1 to 9"})
+    gtf: str = field(
+        default="native",
+        metadata={"doc": "GTF: native (as it is), or gff3 (by gffread, which loses lines)"},
+    )
+    tools: str = field(
+        default="auto",
+        metadata={
+            "doc": "Programs for preprocessing: auto (those on PATH, else built-in ones), native (fail when absent), builtin"
+        },
+    )
+    verify: str = field(
+        default="fast",
+        metadata={"doc": "Check of what was made: fast, or full (counts the source again)"},
+    )
+    engine: str = field(
+        default="local", metadata={"doc": "Where preprocessing runs: local, or dask"}
+    )
+
     http_port: int = field(
         default=0, metadata={"doc": "Loopback TCP port of the control API; 0: off"}
     )
@@ -217,14 +286,42 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "views": ("off", "use", "create"),
     "conflicts": ("keep.both", "keep.local", "overwrite.local"),
     "versions": ("merged", "every"),
+    "gtf": ("native", "gff3"),
+    "tools": ("auto", "native", "builtin"),
+    "verify": ("fast", "full"),
+    "engine": ("local", "dask"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
 }
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "uploads_at_once": (1, 256),
     "delete_hold_percent": (1, 100),
+    "jobs": (0, 1024),
+    "lease": (1, 86400),
+    "stall": (1, 30 * 86400),
+    "job_timeout": (1, 30 * 86400),
+    "job_attempts": (1, 100),
+    "queue_max": (1, 1_000_000),
+    "tool_threads": (0, 256),
+    "bgzf_level": (1, 9),
+    "sort_memory": (1, 1 << 40),
+    "samtools_memory": (1 << 20, 1 << 40),
 }
-"""Least and most of numbers that would be senseless beyond."""
+"""Least and most of numbers that would be senseless beyond; of sizes in bytes."""
+
+SIZES = frozenset({"sort_memory", "samtools_memory"})
+"""Settings that are spelled as `size_bytes` reads them."""
+
+_SIZE = re.compile(r"([1-9][0-9]*)([KMG]?)")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def size_bytes(text: str) -> int:
+    """Bytes of a size such as 128M. Raises ValueError."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a size such as 128M")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def name_filter(patterns: Sequence[str]) -> Callable[[str], bool]:
@@ -285,20 +382,19 @@ def _typed(name: str, value: object, source: str) -> object:
             number = int(str(value))
             if number < 0:
                 raise ValueError
-            least, most = BOUNDS.get(name, (0, number))
-            if not least <= number <= most:
-                raise ConfigError(
-                    f"{source}: {name} = {number} is not between {least:g} and {most:g}"
-                )
+            _check_bounds(name, number, source)
             return number
         if kind is float:
             number_s = float(str(value))
             if not 0 <= number_s < float("inf"):
                 raise ValueError
+            _check_bounds(name, number_s, source)
             return number_s
         if kind is str:
             if not isinstance(value, str):
                 raise ValueError
+            if name in SIZES:
+                _check_bounds(name, size_bytes(value), source, shown=value)
             allowed = CHOICES.get(name)
             spelled = value.upper() if name == "log_level" else value
             if allowed and spelled not in allowed:
@@ -316,6 +412,13 @@ def _typed(name: str, value: object, source: str) -> object:
     except (ValueError, KeyError) as error:
         wanted = getattr(kind, "__name__", "list of texts")
         raise ConfigError(f"{source}: {name} = {value!r} is not a valid {wanted}") from error
+
+
+def _check_bounds(name: str, number: float, source: str, *, shown: str = "") -> None:
+    least, most = BOUNDS.get(name, (0, number))
+    if not least <= number <= most:
+        told = f"{least:.12g} and {most:.12g}" + (" bytes" if shown else "")
+        raise ConfigError(f"{source}: {name} = {shown or number} is not between {told}")
 
 
 def _check_patterns(patterns: Sequence[str], source: str) -> None:

@@ -35,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
 def loop(tmp_path: Path, server: Remote) -> Iterator[Loop]:
     one = Loop(tmp_path, server)
     yield one
+    one.die()
     one.world.close()
 
 

@@ -39,6 +39,7 @@ FLOORS = [
         "syndd.undo",
         "syndd.states",
         "syndd.edits",
+        "syndd.artifacts",
         "syndd.answers",
         "syndd.app",
         "syndd.__main__",

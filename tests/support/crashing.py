@@ -79,14 +79,35 @@ def md5_of(text: str) -> str:
 
 def die(world: World) -> None:
     """kill -9 of holder and daemon, as far as they live; their mount goes with them."""
+    doomed: list[int] = []
     with contextlib.suppress(SyndError, OSError, AssertionError):
-        os.kill(world.holder_pid(), signal.SIGKILL)
+        doomed.append(world.holder_pid())
+        # Stopped first: it may be about to start a daemon, which nobody would know of yet.
+        os.kill(doomed[0], signal.SIGSTOP)
+        mounts.eventually(lambda: not _runs(doomed[0]), what="the holder to stop")
+        doomed += _children(doomed[0])
     pid = process.daemon_pid(world.folders)
-    if pid is not None:
+    if pid is not None and pid not in doomed:
+        doomed.append(pid)
+    for one in reversed(doomed):
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-        process.wait_gone(pid, 10.0)
+            os.kill(one, signal.SIGKILL)
+    for one in doomed:
+        assert process.wait_gone(one, 10.0)
     mounts.clear(world.mount)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is neither stopped nor gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in "TtZX"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Loop:

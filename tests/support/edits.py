@@ -147,7 +147,7 @@ class Desk:
         self.tracker = FakeTracker()
         self.overlay = parts.overlay
         self.staging = Staging(root / "staged", root / "recovered")
-        undoing = Undoing(self.overlay, self.staging)
+        undoing = Undoing(self.overlay, self.staging, parts.contents.lazily)
         self.discarded: list[int] = []
         """Rows whose changes were taken back, in that order."""
 

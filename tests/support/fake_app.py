@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 
 from synd.clock import Deadline, format_time
 from synd.config import Config, Folders
-from synd.control import changes, contract
+from synd.control import changes, contract, ready
 from synd.errors import Busy, ConfigError, NotFound, RemoteUnavailable, SyndError
+from synd.ids import ContentKey
+from synd.processors.base import ArtifactKind
+from synd.ranges import ByteRange
 from syndd.lifecycle import Fail
+from syndd.schedule.preparing import Content
 from tests.support.fake_edits import FakeEdits, change
 
 if TYPE_CHECKING:
@@ -23,12 +27,136 @@ if TYPE_CHECKING:
 NOW = format_time(1_700_000_000_000_000_000)
 
 
+class FakeWork:
+    """Meets `JobServices`: the jobs that `FakeServices` was asked for."""
+
+    def __init__(self, services: FakeServices) -> None:
+        self._services = services
+        self.paused: set[str] = set()
+        self.said: dict[str, str] = {}
+        self.source: asyncio.Queue[contract.Event | None] = asyncio.Queue()
+        """Events of `follow`; None ends it."""
+
+    @property
+    def known(self) -> dict[str, contract.Job]:
+        return self._services.known
+
+    def list(
+        self, *, all: bool, kinds: Sequence[str] = (), limit: int | None = None
+    ) -> Sequence[contract.Job]:
+        found = [
+            j
+            for j in self.known.values()
+            if (all or j["state"] in ("pending", "running")) and (not kinds or j["kind"] in kinds)
+        ]
+        return found[:limit]
+
+    def state(self) -> contract.QueueState:
+        counts: dict[str, int] = {}
+        for job in self.known.values():
+            counts[job["state"]] = counts.get(job["state"], 0) + 1
+        return {"paused": sorted(self.paused), "counts": counts}
+
+    def get(self, id: str) -> contract.Job:
+        if id not in self.known:
+            raise NotFound(f"there is no job {id}")
+        job = self.known[id]
+        if job["state"] == "running":
+            # Each look finds it done: a client that waits for it ends.
+            self.known[id] = {**job, "state": "completed", "finished_at": NOW}
+        return job
+
+    async def cancel(self, id: str) -> contract.Job:
+        self.known[id] = {**self.get(id), "state": "cancelled"}
+        return self.known[id]
+
+    async def retry(self, id: str) -> contract.Job:
+        self.known[id] = {**self.get(id), "state": "running"}
+        return self.known[id]
+
+    async def pause(self, kinds: Sequence[str], *, paused: bool) -> contract.QueueState:
+        named = set(kinds) or {"prefetch", "verify"}
+        self.paused = self.paused | named if paused else self.paused - named
+        return self.state()
+
+    async def clean(self) -> contract.QueueState:
+        for job in self.list(all=True):
+            if job["state"] not in ("pending", "running"):
+                del self.known[job["id"]]
+        return self.state()
+
+    def log(self, id: str, offset: int = 0) -> contract.JobLog:
+        if id not in self.known:
+            raise NotFound(f"there is no job {id}")
+        text = self.said.get(id, "")[offset:]
+        return {"id": id, "text": text, "offset": offset + len(text), "ended": True}
+
+    async def follow_log(self, id: str) -> AsyncIterator[contract.Event]:
+        part = self.log(id)
+        yield {"kind": "log", "at": NOW, "data": {**part}}
+
+    async def follow(self) -> AsyncIterator[contract.Event]:
+        for job in self.list(all=False):
+            yield {"kind": "job", "at": NOW, "data": {**job}}
+        while (event := await self.source.get()) is not None:
+            yield event
+
+
+class FakeReady:
+    """Meets `ReadyServices`: the bytes that a test puts under an id and a kind."""
+
+    def __init__(self) -> None:
+        self.contents: dict[tuple[str, str], bytes | contract.Job] = {}
+        self.started: list[str] = []
+
+    async def find(
+        self, target: str, kind: ArtifactKind, *, raw: bool = False, start: bool = True
+    ) -> Content | contract.Job:
+        which = "raw" if raw else str(kind)
+        found = self.contents.get((target, which))
+        if found is None or (not isinstance(found, bytes) and not start):
+            raise NotFound(f"there is no {kind} of {target}")
+        if not isinstance(found, bytes):
+            self.started.append(target)
+            return found
+        return Content(
+            ContentKey(f"h{target[3:]}"),
+            len(found),
+            f'"sha256:{target}-{which}"',
+            "text/plain",
+            target,
+        )
+
+    async def is_ready(self, target: str, kind: ArtifactKind) -> bool:
+        return isinstance(self.contents.get((target, str(kind))), bytes)
+
+    async def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]:
+        for (target, which), held in self.contents.items():
+            if content.etag == f'"sha256:{target}-{which}"' and isinstance(held, bytes):
+                for at in range(span.start, span.end, 7):
+                    yield held[at : min(at + 7, span.end)]
+                return
+
+    async def prepare(self, targets: Sequence[str]) -> ready.Prepared:
+        self.started += targets
+        return {"jobs": [], "ready": list(targets), "as_they_are": [], "failed": []}
+
+    async def formats(self) -> ready.Formats:
+        bam: ready.Format = {
+            "format": "bam", "processor": "bam_index", "data": "sorted BAM", "indexes": [".bai"],
+            "tools": ["samtools"], "missing": "",
+        }  # fmt: skip
+        return {"formats": [bam]}
+
+
 class FakeServices:
     """Meets `DaemonServices`. Its attributes are what a test sets."""
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
         self.edits = FakeEdits()
+        self.work = FakeWork(self)
+        self.ready = FakeReady()
         self.in_use = False
         self.unmounted = False
         self.known: dict[str, contract.Job] = {}
@@ -225,26 +353,6 @@ class FakeServices:
         job = self._made("verify", ", ".join(targets) or "the cache")
         job["result"] = {"checked": 1, "bad": 0, "repaired": 0}
         return job
-
-    async def jobs(self, *, all: bool) -> Sequence[contract.Job]:
-        return [j for j in self.known.values() if all or j["state"] in ("pending", "running")]
-
-    async def job(self, id: str) -> contract.Job:
-        if id not in self.known:
-            raise NotFound(f"there is no job {id}")
-        job = self.known[id]
-        if job["state"] == "running":
-            # Each look finds it done: a client that waits for it ends.
-            self.known[id] = {**job, "state": "completed", "finished_at": NOW}
-        return job
-
-    async def cancel(self, id: str) -> contract.Job:
-        self.known[id] = {**(await self.job(id)), "state": "cancelled"}
-        return self.known[id]
-
-    async def retry(self, id: str) -> contract.Job:
-        self.known[id] = {**(await self.job(id)), "state": "running"}
-        return self.known[id]
 
     async def events(
         self, since_at: str | None = None, *, follow: bool = True

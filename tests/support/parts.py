@@ -38,16 +38,23 @@ from synd.mirror.urls import Urls
 from synd.mirror.waits import Waits
 from synd.mirror.walk import Walk
 from synd.model import FileVersion
+from synd.processors.base import Caps, Tools
 from synd.ranges import FileSlice
 from synd.store.connect import Store
 from synd.store.entities import Row
 from synd.testing import FakeRemote
+from syndd.artifacts import ReadyFiles
 from syndd.mount.fs import SynapseFs
 from syndd.mount.info import InfoFiles
 from syndd.mount.ops import ROOT, Answer, Attr, DirEntry
+from syndd.places import Places
 from syndd.schedule.events import Events
+from syndd.schedule.joblogs import JobLogs
 from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
+from syndd.schedule.pool import Pool
+from syndd.schedule.preparing import Preparer, Settings
+from syndd.schedule.showing import JobShowing
 
 T = TypeVar("T")
 Piece: TypeAlias = bytes | memoryview | FileSlice
@@ -134,6 +141,8 @@ class Parts:
         clock: Clock = SYSTEM,
         freshness_s: float = 30.0,
         per_minute: int = 6000,
+        delays: Delays = Delays(0.0, 0.0),  # noqa: B008 - a value
+        lazy_from_bytes: int = 64 << 20,
     ) -> None:
         self.remote = remote
         self.root = root
@@ -153,7 +162,8 @@ class Parts:
         self.run(self._build(
             projects=projects, views=views, wait_s=wait_s, size_wait_s=size_wait_s, hold_s=hold_s,
             window_bytes=window_bytes, connections=connections, official=official, probe=probe,
-            clock=clock, freshness_s=freshness_s, per_minute=per_minute,
+            clock=clock, freshness_s=freshness_s, per_minute=per_minute, delays=delays,
+            lazy_from_bytes=lazy_from_bytes,
         ))  # fmt: skip
 
     async def _build(
@@ -171,6 +181,8 @@ class Parts:
         clock: Clock,
         freshness_s: float,
         per_minute: int,
+        delays: Delays,
+        lazy_from_bytes: int,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.events.bind(loop)
@@ -192,12 +204,11 @@ class Parts:
         )  # fmt: skip
         self.sizes = Sizes(self.tree, views=views, wait_s=size_wait_s)
         self.siblings = Siblings(self.tree.entities, self.cache.objects, self.streams, self.urls)
-        self.overlay = Overlay(
-            self.store, self.tree.entities, delays=Delays(upload_s=0.0, delete_s=0.0), clock=clock
-        )
+        self.overlay = Overlay(self.store, self.tree.entities, delays=delays, clock=clock)
+        self.staging = Staging(self.root / "staged", self.root / "recovered")
         self.contents = Contents(
-            self.overlay, Staging(self.root / "staged", self.root / "recovered"), self.cache,
-            self.streams, self.tree, upload_delay_s=0.0,
+            self.overlay, self.staging, self.cache, self.streams, self.tree,
+            upload_delay_s=delays.upload_s, lazy_from_bytes=lazy_from_bytes,
         )  # fmt: skip
         self.fs = SynapseFs(
             self.tree, self.sizes, self.streams, self.urls, self.cache, self.siblings, Walk(self.tree),
@@ -212,6 +223,16 @@ class Parts:
         self.operations = Operations(
             self.queue, self.tree, self.sizes, self.streams, self.cache,
             on_job=self.events.of_job, on_fetched=self.fetched.append,
+        )  # fmt: skip
+        self.work = JobShowing(self.queue, self.operations.dispatcher, JobLogs(self.root / "jobs"))
+        self.pool = Pool(self.root / "work", JobLogs(self.root / "jobs"))
+        self.preparer = Preparer(
+            self.store, self.cache, self.streams, self.operations.dispatcher, self.pool,
+            self.tree.in_writer, Settings(Caps()), clock=clock,
+        )  # fmt: skip
+        self.ready = ReadyFiles(
+            Places(self.tree, self.root / "mnt", None), self.sizes, self.streams, self.cache, self.preparer,
+            Tools.AUTO,
         )  # fmt: skip
         self._ticker = loop.create_task(self._tick())
 

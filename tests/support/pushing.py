@@ -126,11 +126,11 @@ class World:
 
     def abandon(self) -> None:
         """Leaves all as a kill would; what the disk has is what is left."""
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks))
+        # Those that end may begin another, to tidy up.
+        while tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=0.1))
         self.loop.run_until_complete(asyncio.to_thread(self.tree._writer.shutdown))
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.pusher._hashers.shutdown()

@@ -20,7 +20,7 @@ from synd.ids import EntityId
 from synd.jobs.model import JobState
 from synd.model import Access, Kind
 from synd.testing import FakeRemote, FakeStorage
-from syndd.answers import Answers, as_contract
+from syndd.answers import Answers
 from tests.support.mounts import eventually
 from tests.support.parts import Parts, md5_of, noise
 
@@ -50,12 +50,16 @@ class Desk:
         self.answers = parts.call(
             lambda: Answers(
                 config=Config(mount=str(self.mount)), endpoints=from_base("https://x.invalid"),
-                store=parts.store, tree=parts.tree, sizes=parts.sizes, streams=parts.streams,
+                work=parts.work, ready=parts.ready, tree=parts.tree, sizes=parts.sizes, streams=parts.streams,
                 cache=parts.cache, fs=parts.fs, pins=parts.pins, poller=parts.poller,
                 operations=parts.operations, waits=parts.waits, client=self.client,
                 events=parts.events, session=lambda: None,
             )
         )  # fmt: skip
+
+    @property
+    def work(self):
+        return self.answers.work
 
     def ask(self, call: str, *args: object, **more: object):
         return self.parts.run(getattr(self.answers, call)(*args, **more))
@@ -418,12 +422,12 @@ class TestJobs:
         fits(job, contract.Job)
         assert ("prefetch", "pending") == (job["kind"], job["state"])
         assert [ids["P"], ids["Q"]] == desk.parts.queue.get(job["id"]).arguments["entities"]
-        assert [job] == desk.ask("jobs", all=False)
-        assert job == desk.ask("job", job["id"][:5])
-        assert "cancelled" == desk.ask("cancel", job["id"])["state"]
-        assert [] == desk.ask("jobs", all=False)
-        assert 1 == len(desk.ask("jobs", all=True))
-        assert "pending" == desk.ask("retry", job["id"])["state"]
+        assert [job] == desk.work.list(all=False)
+        assert job == desk.work.get(job["id"][:5])
+        assert "cancelled" == desk.parts.run(desk.work.cancel(job["id"]))["state"]
+        assert [] == desk.work.list(all=False)
+        assert 1 == len(desk.work.list(all=True))
+        assert "pending" == desk.parts.run(desk.work.retry(job["id"]))["state"]
         assert 1 == desk.ask("status")["jobs"]["pending"]
 
     def test_prefetch_of_what_is_not_there_makes_no_job(self, desk):
@@ -431,14 +435,14 @@ class TestJobs:
         with pytest.raises(SyndError):
             desk.ask("prefetch", [desk.at("P/nope")], pin=False)
 
-        assert [] == desk.ask("jobs", all=True)
+        assert [] == desk.work.list(all=True)
 
     def test_job_is_shown_in_the_words_of_the_contract(self, desk):
         """Times that have not come are null."""
         job = desk.parts.queue.add("verify", "x", {"entities": []}, "bytes")
-        desk.parts.queue.claim()
-        desk.parts.queue.progress(job.id, 3, 9, "hashing")
-        shown = as_contract(desk.parts.queue.get(job.id))
+        desk.parts.queue.lease(["verify"], "me", 60.0)
+        desk.parts.queue.progress(job.id, "me", 3, 9, "hashing")
+        shown = desk.work.get(job.id)
 
         assert {"done": 3, "total": 9, "unit": "bytes", "note": "hashing"} == shown["progress"]
         assert shown["started_at"].endswith("Z")

@@ -69,6 +69,9 @@ class TestLoad:
             ("projects", "syn1, syn2", ("syn1", "syn2")),
             ("log_level", "debug", "DEBUG"),
             ("cache_max_bytes", "10", 10),
+            ("sort_memory", "64K", "64K"),
+            ("lease", "90", 90.0),
+            ("jobs", "0", 0),
         ],
     )
     def test_load_when_from_the_environment_is_typed(self, env, name, text, value):
@@ -87,6 +90,13 @@ class TestLoad:
             ("freshness_s", "nan"),
             ("transport", "carrier pigeon"),
             ("log_level", "LOUD"),
+            ("sort_memory", "0M"),
+            ("sort_memory", "12T"),
+            ("samtools_memory", "1K"),
+            ("lease", "0.5"),
+            ("job_attempts", "0"),
+            ("bgzf_level", "10"),
+            ("engine", "cloud"),
         ],
     )
     def test_load_when_a_value_is_wrong_names_variable_and_value(self, env, name, text):
@@ -180,3 +190,18 @@ def test_config_always_documents_every_field():
 def test_name_filter_reads_patterns_as_gitignore_does(patterns, name, kept):
     """The last one that fits decides."""
     assert config.name_filter(patterns)(name) is kept
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("7", 7), ("64K", 64 << 10), ("128M", 128 << 20), ("2G", 2 << 30)]
+)
+def test_size_when_spelled_with_a_unit_is_bytes(text, size):
+    """As sort and samtools read theirs."""
+    assert size == config.size_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "0M", "M", "1.5M", "-1", "1k", "1 M", "1MB", "1M\n"])
+def test_size_when_spelled_otherwise_is_refused(text):
+    """Nothing is guessed."""
+    with pytest.raises(ValueError, match="size"):
+        config.size_bytes(text)

@@ -1,38 +1,77 @@
-"""Handlers about jobs: list, get, cancel, retry."""
+"""Handlers about jobs: list, get, cancel, retry, pause, logs; live ones as server-sent events."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from synd.control import contract
 from syndd.control.reply import answer, shape
 from syndd.control.reply import router as empty
 from syndd.control.services import DaemonServices
+from syndd.control.watch import live
+
+Kinds = Annotated[list[str] | None, Body(embed=True)]
 
 
-def router(services: DaemonServices) -> APIRouter:
-    """The routes."""
+def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
+    """The routes. Streams end when `ending` is set."""
     routes = empty("jobs")
 
     @routes.get(contract.JOBS, **shape(contract.Jobs))
-    async def jobs(all: bool = False) -> JSONResponse:
-        """Pending and running jobs, newest first; with `all`, finished ones too."""
-        return answer({"jobs": list(await services.jobs(all=all))})
+    async def jobs(
+        all: bool = False,
+        kind: Annotated[list[str] | None, Query()] = None,
+        limit: Annotated[int | None, Query(ge=1)] = None,
+    ) -> JSONResponse:
+        """Pending and running jobs, newest first; with `all`, ended ones too."""
+        found = services.work.list(all=all, kinds=kind or (), limit=limit)
+        return answer({"jobs": list(found), **services.work.state()})
+
+    @routes.get(contract.JOBS_FOLLOW, **shape(contract.Event))
+    async def follow() -> StreamingResponse:
+        """Active jobs, then every job that changes, as server-sent events."""
+        return live(services.work.follow(), ending)
+
+    @routes.post(contract.JOBS_PAUSE, **shape(contract.QueueState))
+    async def pause(kinds: Kinds = None) -> JSONResponse:
+        """Begins nothing more of these kinds; of all, when none is named."""
+        return answer(await services.work.pause(kinds or (), paused=True))
+
+    @routes.post(contract.JOBS_RESUME, **shape(contract.QueueState))
+    async def resume(kinds: Kinds = None) -> JSONResponse:
+        """Begins them again."""
+        return answer(await services.work.pause(kinds or (), paused=False))
+
+    @routes.post(contract.JOBS_CLEAN, **shape(contract.QueueState))
+    async def clean() -> JSONResponse:
+        """Forgets ended jobs and their logs."""
+        return answer(await services.work.clean())
 
     @routes.get(contract.JOBS + "/{id}", **shape(contract.Job))
     async def job(id: str) -> JSONResponse:
         """One job."""
-        return answer(await services.job(id))
+        return answer(services.work.get(id))
+
+    @routes.get(contract.JOBS + "/{id}/log", **shape(contract.JobLog))
+    async def log(
+        id: str, offset: Annotated[int, Query(ge=0)] = 0, follow: bool = False
+    ) -> Response:
+        """What a job's programs said; with `follow` as server-sent events until the job has ended."""
+        part = services.work.log(id, offset)
+        return live(services.work.follow_log(id), ending) if follow else answer(part)
 
     @routes.post(contract.JOBS + "/{id}/cancel", **shape(contract.Job))
     async def cancel(id: str) -> JSONResponse:
-        """Asks a job to stop."""
-        return answer(await services.cancel(id))
+        """Ends a job; the answer says how it ended."""
+        return answer(await services.work.cancel(id))
 
     @routes.post(contract.JOBS + "/{id}/retry", **shape(contract.Job))
     async def retry(id: str) -> JSONResponse:
-        """Starts a failed or cancelled job again."""
-        return answer(await services.retry(id))
+        """A new attempt at what failed or was cancelled."""
+        return answer(await services.work.retry(id))
 
     return routes

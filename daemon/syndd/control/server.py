@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from synd.control import contract
 from synd.errors import NotFound, NotSupported, SyndError, UsageError
 from synd.log import fields
-from syndd.control import admin, cache, changes, files, jobs, keeping, watch
+from syndd.control import admin, cache, changes, data, files, jobs, keeping, watch
 from syndd.control.peer import OwnerOnlyProtocol
 from syndd.control.services import DaemonServices
 
@@ -59,7 +59,8 @@ def application(services: DaemonServices, lifecycle: Lifecycle) -> FastAPI:
     app.include_router(changes.router(services))
     app.include_router(keeping.router(services))
     app.include_router(cache.router(services))
-    app.include_router(jobs.router(services))
+    app.include_router(data.router(services))
+    app.include_router(jobs.router(services, app.state.ending))
     app.include_router(watch.router(services, app.state.ending))
     return app
 

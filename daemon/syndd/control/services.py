@@ -12,7 +12,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from synd.config import Config
-from synd.control import changes, contract
+from synd.control import changes, contract, ready
+from synd.processors.base import ArtifactKind
+from synd.ranges import ByteRange
+from syndd.schedule.preparing import Content
 
 
 class EditServices(Protocol):
@@ -65,8 +68,74 @@ class EditServices(Protocol):
     def tracked(self) -> changes.TrackedList: ...
 
 
+class JobServices(Protocol):
+    """What can be asked of jobs. `JobShowing` implements it."""
+
+    def list(
+        self, *, all: bool, kinds: Sequence[str] = ..., limit: int | None = ...
+    ) -> Sequence[contract.Job]:
+        """Newest first; only pending and running ones unless `all`."""
+        ...
+
+    def state(self) -> contract.QueueState: ...
+
+    def get(self, id: str) -> contract.Job:
+        """Raises NotFound."""
+        ...
+
+    async def cancel(self, id: str) -> contract.Job:
+        """Answers when it has ended. Raises NotFound."""
+        ...
+
+    async def retry(self, id: str) -> contract.Job:
+        """The new attempt. Raises NotFound, Busy."""
+        ...
+
+    async def pause(self, kinds: Sequence[str], *, paused: bool) -> contract.QueueState:
+        """All kinds when none is named. Raises NotFound."""
+        ...
+
+    async def clean(self) -> contract.QueueState: ...
+
+    def log(self, id: str, offset: int = ...) -> contract.JobLog:
+        """Raises NotFound."""
+        ...
+
+    def follow_log(self, id: str) -> AsyncIterator[contract.Event]: ...
+
+    def follow(self) -> AsyncIterator[contract.Event]: ...
+
+
+class ReadyServices(Protocol):
+    """What can be asked of files made readable by region. `ReadyFiles` implements it."""
+
+    async def find(
+        self, target: str, kind: ArtifactKind, *, raw: bool = ..., start: bool = ...
+    ) -> Content | contract.Job:
+        """Raises NotFound, Forbidden, StageFailed, Busy."""
+        ...
+
+    async def is_ready(self, target: str, kind: ArtifactKind) -> bool: ...
+
+    def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]: ...
+
+    async def prepare(self, targets: Sequence[str]) -> ready.Prepared: ...
+
+    async def formats(self) -> ready.Formats: ...
+
+
 class DaemonServices(Protocol):
     """The daemon's abilities, one method each."""
+
+    @property
+    def work(self) -> JobServices:
+        """The queue of jobs."""
+        ...
+
+    @property
+    def ready(self) -> ReadyServices:
+        """Files made readable by region."""
+        ...
 
     @property
     def edits(self) -> EditServices:
@@ -129,18 +198,6 @@ class DaemonServices(Protocol):
     async def cache_verify(self, targets: Sequence[str]) -> contract.Job:
         """Starts hashing again; `result` of the finished job is {"checked", "bad", "repaired"}."""
         ...
-
-    async def jobs(self, *, all: bool) -> Sequence[contract.Job]:
-        """Newest first; only pending and running ones unless `all`."""
-        ...
-
-    async def job(self, id: str) -> contract.Job:
-        """Raises NotFound."""
-        ...
-
-    async def cancel(self, id: str) -> contract.Job: ...
-
-    async def retry(self, id: str) -> contract.Job: ...
 
     def events(
         self, since_at: str | None = None, *, follow: bool = True

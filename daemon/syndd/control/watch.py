@@ -32,11 +32,7 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
         """Changes as server-sent events; `data` is an Event. With `since` the recent ones come first."""
         if since is not None:
             since = iso(since)
-        return StreamingResponse(
-            stream(services.events(since, follow=follow), ending),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store"},
-        )
+        return live(services.events(since, follow=follow), ending)
 
     @routes.get(contract.METRICS, response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
@@ -44,6 +40,15 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
         return PlainTextResponse(exposition(services.metrics()), media_type=PROMETHEUS)
 
     return routes
+
+
+def live(events: AsyncIterator[contract.Event], ending: asyncio.Event) -> StreamingResponse:
+    """An answer that goes on: server-sent events until the source, the listener or the daemon ends."""
+    return StreamingResponse(
+        stream(events, ending),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store"},
+    )
 
 
 def iso(stamp: str) -> str:

@@ -174,7 +174,7 @@ class Changing:
                 raise
             self._opening.writes = True
             attr = attrs.of_staged(local, os.fstat(backing))
-            return attr, Opened(backing=backing, counted=True)
+            return attr, Opened(backing=self._contents.passed(backing), counted=True)
 
         return chain(self._found(folder, name), made, _close_created)
 
@@ -339,15 +339,16 @@ class Changing:
         def move(source: Seen) -> Answer[None]:
             if self._overlay.parts(source, new_name):
                 # The name stays on this machine, the entity does not: its bytes must be here.
-                return chain(
-                    self._contents.stage(source),
-                    lambda local: self._overlay.rename(
-                        Seen(local, source.row), new_folder, new_name, flags=flags,
-                        request=caller.request,
-                    ),
-                )  # fmt: skip
+                return chain(self._contents.stage(source), lambda local: part(local, source))
             self._overlay.rename(source, new_folder, new_name, flags=flags, request=caller.request)
             return None
+
+        def part(local: Local, source: Seen) -> None:
+            self._overlay.rename(
+                Seen(local, source.row), new_folder, new_name, flags=flags, request=caller.request
+            )
+            # The kernel takes along the node that the old name led to: that of the entity.
+            self._names.name_changed(new_folder, new_name)
 
         return chain(self._names.child(folder, name), found_source)
 

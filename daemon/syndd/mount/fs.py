@@ -17,6 +17,7 @@ from synd.cache.folder import Cache
 from synd.errors import IsDirectory, NotDirectory, NotFound, Stale
 from synd.ids import EntityId, entity_version, syn
 from synd.mirror.contents import Contents
+from synd.mirror.following import is_bare, miss
 from synd.mirror.overlay import Overlay, Seen
 from synd.mirror.siblings import Siblings
 from synd.mirror.sizes import Sizes
@@ -682,8 +683,14 @@ class SynapseFs:
 
     def _changed(self, changes: Sequence[Change]) -> None:
         """Tells the kernel. On whatever thread saw the change; never on one that answers it."""
+        miss(self._overlay, [change.id for change in changes if change.gone])
+        for change in changes:
+            if change.appeared or change.moved_on or change.gone:
+                self._give_way(change)
         for change in changes:
             self._overlay.follow(change.id, gone=change.gone)
+            if change.gone and (number := self._locals.claims.get(change.id)) is not None:
+                self._contents.settle(number)
         notices = self.notices
         if notices is None:
             return
@@ -707,11 +714,21 @@ class SynapseFs:
             self._own_changed(NodeKind.VERSIONS, key)
             self._own_changed(NodeKind.INFO, key)
 
+    def _give_way(self, change: Change) -> None:
+        """What is empty here hides nothing that others made: sending asks what they did to it."""
+        rows = [self._locals.of_entity(change.id)] if change.id in self._locals.claims else []
+        own = self._overlay.child(self._key_of(change.parent), change.file_name)
+        rows += [] if own is None else [own.local]
+        for row in rows:
+            if row is not None and is_bare(row):
+                with self._overlay.change() as tx:
+                    self._overlay.queue(tx, self._locals.get(row.id, tx), delay_s=0.0)
+
     def _key_of(self, entity: int) -> int:
         return self._overlay.key_of(entity) if entity > 0 else max(entity, 0)
 
     def name_changed(self, folder: int, name: bytes) -> None:
-        """A name in a folder, by its key, leads elsewhere now. Any thread but one that answers the kernel."""
+        """A name in a folder, by its key, leads elsewhere now. Any thread: notices only queue up."""
         if self.notices is not None:
             self.notices.entry(folder_node(folder), name)
             self.notices.node(folder_node(folder), data=True)

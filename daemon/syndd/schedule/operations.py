@@ -1,41 +1,36 @@
-"""What the daemon does when asked, as jobs: prefetch files, verify the cache.
+"""What the daemon does when asked, as jobs on its own loop: prefetch files, verify the cache.
 
-One runner takes the oldest pending job; a job killed with the daemon is taken again after the restart.
+Leaves when a job begins and what its end means to `syndd.schedule.dispatch`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
 
 from synd.cache.folder import Cache
-from synd.errors import Forbidden, NotFound, StoreError, SyndError
-from synd.ids import ContentKey, EntityId, JobId, syn
-from synd.jobs.model import Job, JobState
+from synd.errors import Forbidden, NotFound, SyndError
+from synd.ids import ContentKey, EntityId, syn
+from synd.jobs.model import Job
 from synd.jobs.queue import Queue
 from synd.mirror.sizes import Sizes
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
 from synd.model import FileVersion, Kind
 from synd.store.entities import Row
-
-log = logging.getLogger(__name__)
+from syndd.schedule import running
+from syndd.schedule.dispatch import Dispatcher
+from syndd.schedule.running import Run
 
 FILES_AT_ONCE = 32
-REPORT_S = 0.25
-CLAIM_AGAIN_S = 5.0
-"""After the store failed."""
 
 OnJob = Callable[[Job], None]
 
 
 class Operations:
-    """Runs the jobs of this daemon, on its loop."""
+    """The jobs of this daemon that are its own work. On its loop."""
 
     def __init__(
         self,
@@ -47,91 +42,41 @@ class Operations:
         *,
         on_job: OnJob,
         on_fetched: Callable[[FileVersion], None],
+        dispatcher: Dispatcher | None = None,
     ) -> None:
-        self._queue = queue
+        """`on_job` is told of every job that changes, on any thread."""
+        self.dispatcher = dispatcher or Dispatcher(queue, tree.in_writer)
         self._tree = tree
         self._sizes = sizes
         self._streams = streams
         self._cache = cache
-        self._on_job = on_job
         self._on_fetched = on_fetched
-        self._wake = asyncio.Event()
-        self._running: dict[JobId, asyncio.Task[Any]] = {}
+        queue.listen(on_job)
+        # What they did stays done, so an end costs nothing; and who asked for them sees why they failed.
+        for name, handler in (("prefetch", self._prefetch), ("verify", self._verify)):
+            self.dispatcher.register(name, running.Kind(handler, retries=False, drained=False))
 
     def add(self, kind: str, subject: str, arguments: dict[str, object], unit: str) -> Job:
-        job = self._queue.add(kind, subject, arguments, unit)
-        self._on_job(job)
-        self._wake.set()
-        return job
+        """A new job. Raises Busy while the daemon stops."""
+        return self.dispatcher.claim(kind, subject, arguments, unit=unit).job
 
-    def cancel(self, job: str) -> Job:
+    async def cancel(self, job: str) -> Job:
         """Ends a job that waits or runs; one that has ended stays as it is. Raises NotFound."""
-        found = self._queue.get(job)
-        task = self._running.get(found.id)
-        if task is not None:
-            task.cancel()
-        ended = self._queue.finish(found.id, JobState.CANCELLED)
-        self._on_job(ended)
-        return ended
+        return await self.dispatcher.cancel(job)
 
-    def retry(self, job: str) -> Job:
-        again = self._queue.retry(job)
-        self._on_job(again)
-        self._wake.set()
-        return again
+    async def retry(self, job: str) -> Job:
+        """A new attempt. Raises NotFound, Busy."""
+        return await self.dispatcher.retry(job)
 
     async def run(self) -> None:
         """Takes jobs for ever."""
-        self._queue.reclaim()
-        while True:
-            self._wake.clear()
-            try:
-                job = await self._tree.in_writer(self._queue.claim)
-            except StoreError as error:
-                # A full disk, say: the mount goes on, and the jobs once there is room.
-                log.error(  # noqa: TRY400 - expected: the reason is all there is to say
-                    "job.not_claimed", extra={"fields": {"why": error.message}}
-                )
-                await asyncio.sleep(CLAIM_AGAIN_S)
-                continue
-            if job is None:
-                await self._wake.wait()
-                continue
-            if self._queue.get(job.id).state is not JobState.RUNNING:
-                continue  # Cancelled while it was being claimed.
-            task = asyncio.create_task(self._one(job))
-            self._running[job.id] = task
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                task.cancel()
-                await asyncio.wait({task})
-                raise
-            finally:
-                self._running.pop(job.id, None)
-
-    async def _one(self, job: Job) -> None:
-        handlers = {"prefetch": self._prefetch, "verify": self._verify}
-        try:
-            result = await handlers[job.kind](job)
-        except asyncio.CancelledError:
-            # By the user: the row says so already. By the daemon's end: it is taken again.
-            return
-        except SyndError as error:
-            ended = self._queue.finish(job.id, JobState.FAILED, problem=error.problem())
-        except Exception as error:
-            log.exception("job.failed")
-            bug = SyndError(f"{job.kind} failed: {error!r}")
-            ended = self._queue.finish(job.id, JobState.FAILED, problem=bug.problem())
-        else:
-            ended = self._queue.finish(job.id, JobState.COMPLETED, result=result)
-        self._on_job(ended)
+        await self.dispatcher.run()
 
     # Prefetch.
 
-    async def _prefetch(self, job: Job) -> dict[str, object]:
+    async def _prefetch(self, job: Job, run: Run) -> dict[str, object]:
         entities = _entities(job)
-        report = _Report(self, job)
+        report = _Report(run)
         fetched = there = 0
         failures: list[dict[str, object]] = []
         slots = asyncio.Semaphore(FILES_AT_ONCE)
@@ -154,10 +99,7 @@ class Operations:
                 slots.release()
 
         tasks: set[asyncio.Task[None]] = set()
-        async with (
-            report.written(),
-            contextlib.aclosing(self._files(entities, report, failures)) as rows,
-        ):
+        async with contextlib.aclosing(self._files(entities, report, failures)) as rows:
             try:
                 async for row in rows:
                     await slots.acquire()
@@ -211,24 +153,23 @@ class Operations:
 
     # Verify.
 
-    async def _verify(self, job: Job) -> dict[str, object]:
+    async def _verify(self, job: Job, run: Run) -> dict[str, object]:
         stop = threading.Event()
-        report = _Report(self, job)
         only = self._keys_below(job)
         checked = 0
 
         def progress(done: int, total: int) -> None:
             nonlocal checked
             checked += 1
-            report.done, report.total = done, total
+            loop.call_soon_threadsafe(run.progress, done, total)
 
-        async with report.written():
-            try:
-                found = await asyncio.to_thread(
-                    self._cache.verify_all, progress, stop.is_set, only=only
-                )
-            finally:
-                stop.set()
+        loop = asyncio.get_running_loop()
+        try:
+            found = await asyncio.to_thread(
+                self._cache.verify_all, progress, stop.is_set, only=only
+            )
+        finally:
+            stop.set()
         bad = [str(key) for key in found]
         self._streams.forgive_all()
         return {
@@ -253,45 +194,20 @@ def _entities(job: Job) -> list[EntityId]:
 
 
 class _Report:
-    """A job's progress, written a few times a second and not per byte."""
+    """How far a prefetch is."""
 
-    def __init__(self, operations: Operations, job: Job) -> None:
-        self._operations = operations
-        self._job = job
-        self._written = (-1, -1)
-        self.done = 0
-        self.total = 0
-        self.began = time.monotonic()
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._done = 0
+        self._total = 0
 
     def expect(self, amount: int) -> None:
-        self.total += amount
+        self._total += amount
+        self._run.progress(self._done, self._total)
 
     def advance(self, amount: int) -> None:
-        self.done += amount
-
-    def write(self) -> None:
-        if self._written == (self.done, self.total):
-            return
-        self._written = (self.done, self.total)
-        queue = self._operations._queue  # noqa: SLF001
-        queue.progress(self._job.id, self.done, self.total)
-        with contextlib.suppress(NotFound):
-            self._operations._on_job(queue.get(self._job.id))  # noqa: SLF001
-
-    @contextlib.asynccontextmanager
-    async def written(self) -> AsyncIterator[None]:
-        """Writes the progress while the block runs, and at its end."""
-        ticker = asyncio.create_task(self._tick())
-        try:
-            yield
-        finally:
-            await _end({ticker})
-        self.write()
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_S)
-            self.write()
+        self._done += amount
+        self._run.progress(self._done, self._total)
 
 
 def _is_bug(task: asyncio.Task[None]) -> bool:

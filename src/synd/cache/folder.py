@@ -118,9 +118,9 @@ class Cache:
         self._pinned = pinned
         self._on_event = on_event
         self._clock = clock
-        self.objects = ObjectStore(root, on_full=self._on_full, on_grow=self._on_grow)
+        self.objects = ObjectStore(root, on_full=self.make_room, on_grow=self._on_grow)
         self.partials = PartialStore(
-            root, self.objects, on_full=self._on_full, on_grow=self._on_grow
+            root, self.objects, on_full=self.make_room, on_grow=self._on_grow
         )
         self.hasher = Hasher()
         self._suspect = root / "suspect"
@@ -353,6 +353,17 @@ class Cache:
             keep_free_bytes=keep_free,
         )
 
+    @property
+    def is_short(self) -> bool:
+        """Whether its disk has less free than is to be left. Cost: a statvfs."""
+        free, keep_free = self._disk()
+        return free < keep_free
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing that could be evicted, now or later."""
+        return not self.objects.total_count and next(iter(self.partials.idle()), None) is None
+
     def _disk(self) -> tuple[int, int]:
         """Free bytes, and how many of them to leave: at most a tenth of the disk."""
         try:
@@ -432,8 +443,11 @@ class Cache:
                 partial=True,
             )
 
-    def _on_full(self, needed: int) -> bool:
-        """Whether trying again makes sense, after a write found no room."""
+    def make_room(self, needed: int) -> bool:
+        """Evicts for a write that found no room, here or beside the cache; whether to try it again.
+
+        Cost: a stat per object, but soon after a vain attempt nothing.
+        """
         seen = self._evictions
         with self._evict_lock:
             if self._evictions != seen:

@@ -4,8 +4,8 @@ The staging file has the full length from the start and holes where blocks lack;
 are here. A write of a whole block needs nothing of the base, one into a block's middle has it fetched
 first. `fill` brings the rest, after which the map is gone and the file is like any other.
 
-Leaves to others: where bytes of the base come from and how long that may take (`fetch`), who has the file
-open, what its row says (`lazy` becomes 0 once `fill` is through).
+Leaves to others: where bytes of the base come from and how long that may take (`fetch`), in which order changes
+wait for them (`lazychange`), who has the file open, what its row says (`lazy` becomes 0 once `fill` is through).
 
 Invariants:
 - Bytes are in the file before the map says so, and synced before it says that they outlive power loss.
@@ -22,59 +22,29 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from synd.cache.disk import GONE, NO_SPACE, PAGE, boot_id, write_at
+from synd.cache.disk import GONE, PAGE, boot_id, write_at
+from synd.cache.lazychange import DOING, Change, Waiting
 from synd.cache.lazyfetch import Fetch, Got, fetched, pread, settle_when_all, waited
-from synd.cache.lazymap import SHIFT, LazyMap, blocks, write_new
-from synd.cache.staging import Staging, Stamp
+from synd.cache.lazymap import LazyMap, blocks
+from synd.cache.lazynew import make_lazy
+from synd.cache.staged import Stamp
+from synd.cache.staging import Staging
 from synd.cache.statedisk import (
     KEEP_SIZE,
     PUNCH_HOLE,
     ZERO_RANGE,
     allocate,
-    disk_error,
     disk_errors,
-    flush_folder,
 )
-from synd.errors import Busy, Cancelled, Exists, NotSupported, SyndError
+from synd.errors import Busy, Cancelled, NotSupported, SyndError
 from synd.ranges import ByteRange
 
 FILL = 1 << 20
 """Bytes that `fill` asks for at once."""
-
-_DOING = "write to an edited file"
-
-
-class _Change:
-    """A write (`data`), or zeros (None), that waits or is being made."""
-
-    __slots__ = ("begun", "data", "end", "future", "grows", "start")
-
-    def __init__(
-        self, start: int, end: int, data: memoryview | bytes | None, *, grows: bool = True
-    ) -> None:
-        self.start = start
-        self.end = end
-        self.data = data
-        self.grows = grows
-        self.begun = False
-        self.future: Future[int] = Future()
-
-    def begin(self) -> bool:
-        """False when whoever asked has given it up."""
-        if not self.begun:
-            self.begun = self.future.set_running_or_notify_cancel()
-        return self.begun
-
-    def fail(self, error: BaseException) -> None:
-        if self.begin():
-            self.future.set_exception(error)
-
-    def overlaps(self, others: Sequence[_Change]) -> bool:
-        return any(other.start < self.end and self.start < other.end for other in others)
 
 
 class Lazy:
@@ -97,10 +67,7 @@ class Lazy:
         self._fetch = fetch
         self._size = os.fstat(fd).st_size
         self._lock = threading.Lock()
-        self._waiting: list[_Change] = []
-        """Changes that need blocks, or wait for others that do; in the order of their calls."""
-        self._coming: set[int] = set()
-        """Blocks that were asked for on behalf of changes."""
+        self._waiting = Waiting()
         self._users = 1
         self._closed = False
 
@@ -118,7 +85,7 @@ class Lazy:
         staging.with_room(
             PAGE + blocks(base_size),
             "make a staging file",
-            lambda: _make(staging, number, base_size, boot),
+            lambda: make_lazy(staging, number, base_size, boot),
         )
         try:
             return cls.open(staging, number, base_size, fetch, boot=boot)
@@ -166,7 +133,7 @@ class Lazy:
             if self._closed:
                 return
             self._closed = True
-            waiting, self._waiting = self._waiting, []
+            waiting = self._waiting.give_up()
         for change in waiting:
             change.fail(Cancelled("the file was closed"))
         self._leave()
@@ -283,13 +250,11 @@ class Lazy:
         Raises CacheFull, and what `fetch` raises: then no other byte has changed.
         """
         view = memoryview(data).cast("B")
-        return self._change(_Change(offset, offset + len(view), view)) if len(view) else 0
+        return self._change(Change(offset, offset + len(view), view)) if len(view) else 0
 
     def zero(self, offset: int, size: int, *, keep_size: bool = False) -> int | Future[int]:
         """Makes a range read as zeros, giving its room back; it grows the file unless `keep_size`."""
-        return (
-            self._change(_Change(offset, offset + size, None, grows=not keep_size)) if size else 0
-        )
+        return self._change(Change(offset, offset + size, None, grows=not keep_size)) if size else 0
 
     def fallocate(self, mode: int, offset: int, size: int) -> int | Future[int]:
         """Room, holes or zeros, by the modes of the system call. Raises NotSupported, CacheFull."""
@@ -331,43 +296,27 @@ class Lazy:
         if self._closed:
             raise Cancelled("the file is closed")
 
-    def _change(self, change: _Change) -> int | Future[int]:
+    def _change(self, change: Change) -> int | Future[int]:
         asking: list[ByteRange] = []
 
         def attempt() -> int | None:
             with self._lock:
                 self._check_open_locked()
                 needed = self._needed_locked(change)
-                if not needed and not change.overlaps(self._waiting):
+                if not needed and not self._waiting.holds_up(change):
                     return self._make_locked(change)
-                if change.data is not None:
-                    change.data = bytes(change.data)
-                self._waiting.append(change)
-                asking.extend(self._ask_locked(needed))
+                asking.extend(self._waiting.add(change, needed))
                 return None
 
-        done = self._staging.with_room(change.end - change.start, _DOING, attempt)
+        done = self._staging.with_room(change.end - change.start, DOING, attempt)
         if done is not None:
             return done
         for one in asking:
             self._bring(one)
         return change.future.result() if change.future.done() else change.future
 
-    def _needed_locked(self, change: _Change) -> list[ByteRange]:
+    def _needed_locked(self, change: Change) -> list[ByteRange]:
         return [] if self._map is None else self._map.needed(change.start, change.end)
-
-    def _ask_locked(self, needed: list[ByteRange]) -> list[ByteRange]:
-        """Those of the blocks that nobody asked for yet; neighbours as one."""
-        asking: list[ByteRange] = []
-        for block in needed:
-            if block.start >> SHIFT in self._coming:
-                continue
-            self._coming.add(block.start >> SHIFT)
-            if asking and asking[-1].end == block.start:
-                asking[-1] = ByteRange(asking[-1].start, block.end)
-            else:
-                asking.append(block)
-        return asking
 
     def _bring(self, wanted: ByteRange) -> None:
         try:
@@ -389,19 +338,11 @@ class Lazy:
             self._store(wanted, fetched(got, wanted.size))
         except Exception as error:  # noqa: BLE001 - it belongs to the writers
             problem = error
-        failed: list[_Change] = []
+        failed: list[Change] = []
         with self._lock:
-            self._coming -= set(range(wanted.start >> SHIFT, blocks(wanted.end)))
+            self._waiting.came(wanted)
             if problem is not None:
-                failed = [
-                    change
-                    for change in self._waiting
-                    if any(
-                        wanted.start <= block.start < wanted.end
-                        for block in self._needed_locked(change)
-                    )
-                ]
-                self._waiting = [change for change in self._waiting if change not in failed]
+                failed = self._waiting.without(wanted, self._needed_locked)
         for change in failed:
             assert problem is not None
             change.fail(problem)
@@ -433,27 +374,8 @@ class Lazy:
 
     def _make_some(self, *, patient: bool) -> int:
         """Bytes for which there was no room, when `patient`: that change still waits. Else 0."""
-        made: list[tuple[_Change, int | SyndError]] = []
-        full = 0
         with self._lock:
-            left: list[_Change] = []
-            for change in self._waiting:
-                if full or self._needed_locked(change) or change.overlaps(left):
-                    left.append(change)
-                    continue
-                if not change.begin():
-                    continue
-                try:
-                    made.append((change, self._make_locked(change)))
-                except SyndError as error:
-                    made.append((change, error))
-                except OSError as error:
-                    if patient and error.errno in NO_SPACE:
-                        full = change.end - change.start
-                        left.append(change)
-                    else:
-                        made.append((change, disk_error(error, _DOING)))
-            self._waiting = left
+            made, full = self._waiting.make(self._needed_locked, self._make_locked, patient=patient)
         for change, result in made:
             if isinstance(result, SyndError):
                 change.future.set_exception(result)
@@ -461,7 +383,7 @@ class Lazy:
                 change.future.set_result(result)
         return full
 
-    def _make_locked(self, change: _Change) -> int:
+    def _make_locked(self, change: Change) -> int:
         """Makes a change that needs nothing. Raises OSError, SyndError."""
         if change.data is None:
             end = change.end if change.grows else min(change.end, self._size)
@@ -530,23 +452,26 @@ class Lazy:
         finally:
             self._leave()
 
-    def fill(self, stop: Callable[[], bool] = lambda: False) -> bool:
+    def fill(self, stop: Callable[[], bool] = lambda: False, *, most: int | None = None) -> bool:
         """Brings all that lacks, from the start on; whether the file is whole now, and has no map.
 
         Waits for the network: for a worker. Reading and writing go on meanwhile. It gives up soon after
-        `stop` says so, and what has come stays. Raises what `fetch` raises, CacheFull, StoreError.
+        `stop` says so, or once it has brought `most` bytes, and what has come stays. Raises what `fetch`
+        raises, CacheFull, StoreError.
         """
+        brought = 0
         with self._lock:
             self._enter_locked()
         try:
             while (lack := self._first_missing()) is not None:
-                if stop():
+                if stop() or (most is not None and brought >= most):
                     return False
                 data = waited(self._fetch(lack.start, lack.size), lack.size, stop)
                 if data is None:
                     return False
                 self._store(lack, data)
                 self._make_ready()
+                brought += lack.size
             self._finish()
             return True
         finally:
@@ -571,34 +496,3 @@ class Lazy:
             with suppress(*GONE):
                 os.unlink(self._staging.map_path(self.number))
             self._map = None
-
-
-def _make(staging: Staging, number: int, base_size: int, boot: str) -> None:
-    """Raises OSError."""
-    path, map_path = staging.path(number), staging.map_path(number)
-    if path.exists():
-        raise Exists(f"staging file {number:x} is there already")
-    aside, map_aside = staging.aside(number), staging.aside(number)
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        fd = staging.open_new(aside, flags)
-        try:
-            os.ftruncate(fd, base_size)
-            staging.flush(fd)
-        finally:
-            os.close(fd)
-        if base_size:
-            fd = staging.open_new(map_aside, flags)
-            try:
-                write_new(fd, base_size, boot)
-                staging.flush(fd)
-            finally:
-                os.close(fd)
-            os.rename(map_aside, map_path)
-            flush_folder(str(path.parent))
-        os.rename(aside, path)
-    except BaseException:
-        for made in (aside, map_aside, map_path):
-            with suppress(OSError):
-                os.unlink(made)
-        raise

@@ -32,6 +32,7 @@ from synd.cli import (
     notes,
     output,
     prefetch,
+    prepare,
     sending,
     status,
     track,
@@ -79,7 +80,7 @@ for module in (
     *(up, down, status),
     *(ls, info, why, events),
     *(wait, diff, undo, sending, notes, conflicts, track),
-    *(prefetch, cache, jobs, login, config),
+    *(prefetch, prepare, cache, jobs, login, config),
 ):
     module.register(app)
 app.add_typer(local_registry.app, name="registry", rich_help_panel="Local registry")

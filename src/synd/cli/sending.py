@@ -56,7 +56,7 @@ def upload_now(
 def pause(as_json: Json = False) -> None:
     """Send nothing until `synd resume`; edits are kept on this disk.
 
-    Example: `synd pause` before a meeting on a slow line.
+    Jobs such as preprocessing go on: `synd jobs pause` is for them. Example: `synd pause` before a meeting on a slow line.
     """
     from synd.control import changes
 

@@ -17,7 +17,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
@@ -131,7 +131,10 @@ class Downloader:
         idle_per_host: int = 32,
         user_agent: str = "synd",
         tls: ssl.SSLContext | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        """`headers`: sent along to the place that is asked, and to no other that it redirects to."""
+        self._headers = dict(headers or {})
         self._read_timeout_s = read_timeout_s
         self._idle_per_host = idle_per_host
         self._user_agent = user_agent
@@ -274,12 +277,14 @@ class Downloader:
         cancelled: Callable[[], bool] | None,
     ) -> Fetched:
         """`fetch_range` along its redirects."""
+        asked = self.place(url).origin
         for _ in range(MAX_REDIRECTS + 1):
             place = self.place(url)
             who = place.origin.host
             watch = Watch(deadline, self._read_timeout_s, cancelled, who)
             watch.check()
-            connection, response = self._request(place, start, end, watch)
+            own = self._headers if place.origin == asked else {}
+            connection, response = self._request(place, start, end, watch, own)
             keep = False
             try:
                 if response.status in (200, 206):
@@ -308,7 +313,7 @@ class Downloader:
         return self.connections.place(url)
 
     def _request(
-        self, place: Place, start: int, end: int | None, watch: Watch
+        self, place: Place, start: int, end: int | None, watch: Watch, own: Mapping[str, str]
     ) -> tuple[Connection, http.client.HTTPResponse]:
         """The answer's head. A kept connection that turns out to be dead is replaced once, unseen."""
         origin, netloc, target = place
@@ -321,6 +326,7 @@ class Downloader:
             "Accept-Encoding": "gzip"
             if origin.host.endswith("storage.googleapis.com")
             else "identity",
+            **own,
         }
         if start or end is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"

@@ -219,7 +219,7 @@ class Recovered(TypedDict):
     path: str
     """Where it was."""
     reason: str
-    """deleted, overwritten or discarded"""
+    """deleted, overwritten or discarded; found: left by a kill, its place is not known"""
     entity: str
     """In the service's trash can, or whose unsent bytes these were; empty: never sent."""
     where: Literal["here", "trash"]

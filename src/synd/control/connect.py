@@ -84,9 +84,15 @@ class Control:
         without `follow` nothing after them. The daemon sends a sign of life every 15 s; after `idle_s`
         without one, raises DeadlineExceeded.
         """
-        asked = {"follow": int(follow)} | ({} if since is None else {"since": since})
-        route = f"{contract.EVENTS}?{urlencode(asked)}"
-        with self._open("GET", route, None, idle_s) as reply:
+        return self.stream(contract.EVENTS, idle_s=idle_s, follow=int(follow), since=since)
+
+    def stream(
+        self, route: str, *, idle_s: float = 60.0, **query: object
+    ) -> Iterator[contract.Event]:
+        """The events of a route that goes on, as `events`."""
+        asked = {k: v for k, v in query.items() if v is not None}
+        target = f"{route}?{urlencode(asked)}" if asked else route
+        with self._open("GET", target, None, idle_s) as reply:
             data: list[str] = []
             while True:
                 try:

@@ -52,7 +52,16 @@ CACHE_UNPIN = "/v1/cache/unpin"
 CACHE_VERIFY = "/v1/cache/verify"
 """POST CacheRequest → Job (202)."""
 JOBS = "/v1/jobs"
-"""GET `?all=0|1` → Jobs; `/v1/jobs/{id}` GET → Job; `/v1/jobs/{id}/cancel` and `/retry` POST → Job."""
+"""GET `?all=0|1&kind=&limit=` → Jobs; `/v1/jobs/{id}` GET → Job; `/v1/jobs/{id}/cancel` and `/retry` POST → Job;
+`/v1/jobs/{id}/log` GET `?offset=` → JobLog, with `?follow=1` → server-sent events of kind `log`."""
+JOBS_FOLLOW = "/v1/jobs/follow"
+"""GET → server-sent events of kind `job`, `data` is a Job: active ones first, then each change."""
+JOBS_PAUSE = "/v1/jobs/pause"
+"""POST JobKinds → QueueState: nothing more of these kinds is begun; of all, when none is named."""
+JOBS_RESUME = "/v1/jobs/resume"
+"""POST JobKinds → QueueState."""
+JOBS_CLEAN = "/v1/jobs/clean"
+"""POST → QueueState: forgets ended jobs and their logs."""
 CONFIG = "/v1/config"
 """GET → the settings in force, name → value."""
 LOG_LEVEL = "/v1/log-level"
@@ -84,6 +93,7 @@ Sync = Literal[
 
 Of local changes: `modified` waits to be sent, `uploading` is being sent, `blocked` cannot be sent as it
 is, `held` is a delete that waits for a yes, `conflict` is a conflict copy, `local` is never sent."""
+Unit = Literal["bytes", "files", "requests"]
 JobState = Literal["pending", "running", "completed", "failed", "cancelled"]
 
 
@@ -336,12 +346,14 @@ class CacheReply(TypedDict):
 class Progress(TypedDict):
     done: int
     total: int | None
-    unit: Literal["bytes", "files", "requests"]
+    unit: Unit
     note: str
     """What it does just now."""
 
 
 class Job(TypedDict):
+    """One attempt at a piece of work. It never runs twice: what is tried again is a new job."""
+
     id: str
     kind: str
     state: JobState
@@ -353,10 +365,55 @@ class Job(TypedDict):
     progress: Progress
     problem: Problem | None
     result: dict[str, object] | None
+    attempt: NotRequired[int]
+    """From 1."""
+    retry_of: NotRequired[str | None]
+    """The attempt before."""
+    superseded_by: NotRequired[str | None]
+    """The attempt after: follow it to the newest."""
+    priority: NotRequired[int]
+    """The smaller, the sooner."""
+    after: NotRequired[int]
+    """Jobs that it comes after and that are not completed yet."""
+    not_before_at: NotRequired[str | None]
+    """While pending: a retry waits until then."""
+    cancelling: NotRequired[bool]
+    """While running: its end was asked for."""
+    stage: NotRequired[str]
+    """Under way: fetch, data, index; empty: none."""
+    stages_done: NotRequired[list[str]]
+    artifacts: NotRequired[list[str]]
+    """Cache keys of what it made so far."""
+    failure: NotRequired[str | None]
+    """Class of failure (docs/formats.md)."""
 
 
 class Jobs(TypedDict):
     jobs: list[Job]
+    paused: NotRequired[list[str]]
+    """Kinds of which nothing is begun."""
+    counts: NotRequired[dict[str, int]]
+    """All jobs by state, also those that are not listed."""
+
+
+class JobKinds(TypedDict):
+    kinds: list[str]
+
+
+class QueueState(TypedDict):
+    paused: list[str]
+    counts: dict[str, int]
+
+
+class JobLog(TypedDict):
+    """A part of what a job's programs said."""
+
+    id: str
+    text: str
+    offset: int
+    """Where to read on."""
+    ended: bool
+    """The job has ended, so nothing more comes once `text` is empty."""
 
 
 class LogLevel(TypedDict):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,7 +16,8 @@ from synd.client.remote import Remote
 from synd.clock import NS
 from synd.errors import Busy, NameTooLong, NotFound, UsageError
 from synd.ids import Version
-from synd.mirror.overlay import BASE, DEFAULTS, Overlay, Seen
+from synd.mirror.bases import NO_BASE
+from synd.mirror.overlay import Overlay, Seen
 from synd.mirror.plan import Mode, Note, Reason, place_of
 from synd.mirror.tree import Tree
 from synd.model import Entity, FileVersion, Kind
@@ -25,10 +26,6 @@ from synd.store.conflicts import ConflictRow, get_conflict, list_conflicts, sett
 from synd.store.entities import Change, version_of
 from synd.store.local import Local, LocalKind, Sending, insert_conflict
 from synd.store.outbox import Outbox
-
-NO_BASE: Mapping[str, object] = {name: DEFAULTS.get(name) for name in BASE}
-"""Base fields of what was never on the service."""
-
 
 _MARK = re.compile(rb" \(conflict [^()]*\)$")
 
@@ -44,6 +41,13 @@ class News:
     conflicts: list[int] = field(default_factory=list)
     postponed: bool = False
     """Nothing was done: somebody has the bytes open."""
+
+    def add(self, more: News) -> None:
+        """Takes in what another step of the same change did."""
+        self.changes += more.changes
+        self.names += more.names
+        self.conflicts += more.conflicts
+        self.postponed |= more.postponed
 
 
 class Sides:
@@ -96,7 +100,8 @@ class Sides:
         """Both changed the bytes. The entity becomes theirs; ours goes aside."""
         news = News()
         base: dict[str, object] = dict(base_fields(theirs))
-        if mode is Mode.OVERWRITE_LOCAL:
+        if mode is Mode.OVERWRITE_LOCAL or not row.size:
+            # Of a file that lost its bytes here there is nothing to keep.
             if not self._recover(tx, row, "overwritten"):
                 return News(postponed=True)
             news.conflicts.append(self.note(tx, row, Reason.EDITED, "remote", theirs=theirs))

@@ -1,70 +1,45 @@
-"""Bytes of files that are edited here: staging files, who has them open, when a change is durable.
+"""Bytes of files that are edited here: staging files, from the beginning of an edit to its end.
 
 A staging file is written through the mount by the kernel itself where it can; this side learns of it
 when a descriptor is closed, and looks whether the file differs from what it was. `closed` answers
-once the bytes and the row are on the disk.
+once the bytes and the row are on the disk (`closing`). How an edit begins says `aside`, how it ends
+`settling`, where what large files lack comes from `lazily`, who has what open `openfiles`.
 
-Lock order: `overlay.lock` → `_lock`. Nothing waits for the network under either.
+Lock order: `overlay.lock` → the parts' own, which are leaves. Nothing waits for the network under either.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
-import queue
 import sqlite3
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
 
 from synd.cache.folder import Cache
 from synd.cache.staging import Staging
 from synd.cache.statedisk import allocate, disk_errors
 from synd.clock import NS
-from synd.errors import (
-    Forbidden,
-    NotFound,
-    ReadOnly,
-    Stale,
-    SyndError,
-)
-from synd.ids import syn
+from synd.errors import CacheFull, NotFound, SyndError
 from synd.log import fields
+from synd.mirror.aside import Aside
+from synd.mirror.closing import Closing
 from synd.mirror.lazily import LazyFiles
-from synd.mirror.overlay import FORMER, Overlay, Seen, base_of
+from synd.mirror.openfiles import OpenFiles
+from synd.mirror.overlay import Overlay, Seen
+from synd.mirror.recovery import note_taken
+from synd.mirror.settling import Settling
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
-from synd.mirror.waits import fail, settle
-from synd.model import Kind
 from synd.ranges import FileSlice
-from synd.store.entities import Row
-from synd.store.local import Local
+from synd.store.local import Local, Sending
+from synd.store.unsent import Unsents
 
 log = logging.getLogger(__name__)
 
-INLINE = 256 << 10
-"""A copy of so many bytes costs no more than handing it to a thread."""
-
 _WRITERS = 4
-
-SETTLE_S = 2.0
-"""So long nobody has used a file when it becomes a cache object: who saves again at once finds it as it was."""
-
-REMEMBERED = 100_000
-"""Former staging files of which it is known what they were."""
-
-
-class Open(NamedTuple):
-    """One open file handle of a staging file."""
-
-    handle: int
-    writes: bool
 
 
 class Contents:
@@ -80,73 +55,67 @@ class Contents:
         *,
         upload_delay_s: float = 2.0,
         lazy_from_bytes: int = 64 << 20,
+        passes: Callable[[], bool] = lambda: True,
         on_settled: Callable[[int, bytes], None] = lambda _parent, _name: None,
+        on_recovered: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_settled`: the name leads to another node from now on."""
+        """`passes`: whether the kernel may write to the disk by itself. `on_settled`: the name leads to
+        another node from now on. `on_recovered`: bytes were taken into the recovery area.
+        """
         self._overlay = overlay
         self._locals = overlay.locals
         self._staging = staging
-        self._cache = cache
-        self._streams = streams
-        self._tree = tree
-        self._upload_delay_s = upload_delay_s
-        self._lazy_from_bytes = lazy_from_bytes
-        self._lazily = LazyFiles(overlay, staging, cache, streams, on_whole=self._whole)
+        self.passes = passes
         self.on_settled = on_settled
-        self._lock = threading.Lock()
-        self._ending = threading.Event()
-        self._open: dict[int, list[Open]] = {}
-        self._fds: dict[int, int] = {}
-        self._changing: queue.SimpleQueue[tuple[int, Future[None]] | None] = queue.SimpleQueue()
+        self.on_recovered = on_recovered
         self._workers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="stage")
-        self._used: dict[int, float] = {}
-        """Staging file → monotonic time of its last use, while it may be about to settle."""
-        self._settling: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._former: OrderedDict[int, int] = OrderedDict()
-        """Former staging file → its row: the kernel may still know it by that node."""
-        for name, value in overlay.store.read.execute(
-            "SELECT name, value FROM meta WHERE name LIKE ? ORDER BY name", (f"{FORMER}%",)
-        ):
-            self._former[int(name.removeprefix(FORMER))] = int(value)
-        self._settler = threading.Thread(target=self._settle_loop, name="settle-edits", daemon=True)
-        self._settler.start()
-        self._syncer = threading.Thread(target=self._sync_loop, name="sync-edits", daemon=True)
+        self._files = OpenFiles(staging)
+        self.lazily = LazyFiles(overlay, staging, cache, streams, on_whole=self._whole)
+        """Those that lack bytes; `undoing` brings back such files too."""
+        self._closing = Closing(overlay, staging, self.lazily, upload_delay_s=upload_delay_s)
+        self._settling = Settling(
+            overlay,
+            staging,
+            cache.objects,
+            is_open=self._files.is_open,
+            let_go=self.lazily.drop,
+            changed=self._closing.closed,
+            on_settled=self._settled,
+        )
+        self._aside = Aside(
+            overlay,
+            staging,
+            cache,
+            streams,
+            tree,
+            self.lazily,
+            self._settling,
+            self._workers,
+            lazy_from_bytes=lazy_from_bytes,
+            drop=self._drop,
+        )
         overlay.opened = self.is_open
         overlay.overwritten = self._keep_overwritten
         overlay.unused = self._drop
-        self._syncer.start()
 
     def close(self) -> None:
         """Ends the threads; what was answered is durable already."""
-        self._ending.set()
-        self._changing.put(None)
-        self._settling.put(None)
-        self._syncer.join(timeout=10.0)
-        self._settler.join(timeout=10.0)
-        self._lazily.close()
+        self._settling.end()
+        self._closing.close()
+        self._settling.close()
+        self.lazily.close()
         self._workers.shutdown(wait=True)
-        with self._lock:
-            for fd in self._fds.values():
-                os.close(fd)
-            self._fds.clear()
+        self._files.close()
 
     # Who has it open.
 
     def opened(self, staged: int, handle: int, *, writes: bool) -> None:
-        with self._lock:
-            self._open.setdefault(staged, []).append(Open(handle, writes))
+        self._files.opened(staged, handle, writes=writes)
 
     def released(self, staged: int, handle: int) -> None:
         """Ends one handle; with the last one a removed file goes, and a sent one becomes an object."""
-        with self._lock:
-            left = [o for o in self._open.get(staged, ()) if o.handle != handle]
-            if left:
-                self._open[staged] = left
-                return
-            self._open.pop(staged, None)
-            fd = self._fds.pop(staged, None)
-        if fd is not None:
-            os.close(fd)
+        if not self._files.released(staged, handle):
+            return
         local = self._locals.of_staged(staged)
         if local is None:
             return
@@ -157,28 +126,36 @@ class Contents:
                     self._overlay.drop_if_over(tx, again)
         elif local.edit == local.sent and local.entity is not None:
             self.settle(local.id)
+        elif local.edit != local.sent:
+            self._hurry(local.id)
+
+    def _hurry(self, number: int) -> None:
+        """What waited for its end to be written, as it was open, has waited enough."""
+        # The lock: who is just putting it off for being open either sees that it is not, or is seen.
+        with self._overlay.lock:
+            local = self._locals.find(number)
+            if local is None or local.state != Sending.WAITING or local.tries:
+                return
+            soon_ns = self._overlay.now_ns() + round(self._overlay.delays.upload_s * NS)
+            if local.not_before_ns > soon_ns:
+                with self._overlay.change() as tx:
+                    self._overlay.queue(tx, local)
 
     def former(self, staged: int) -> Local | None:
         """The row whose staging file this was, if that is remembered."""
-        number = self._former.get(staged)
-        return None if number is None else self._locals.find(number)
+        return self._settling.former(staged)
 
     def is_open(self, staged: int) -> bool:
-        return staged in self._open
+        return self._files.is_open(staged)
 
     def writers(self, number: int) -> int:
         """Open handles that may write to a row's bytes."""
         local = self._locals.find(number)
-        if local is None or not local.staged:
-            return 0
-        return sum(o.writes for o in self._open.get(local.staged, ()))
+        return 0 if local is None or not local.staged else self._files.writers(local.staged)
 
     def writing(self) -> list[int]:
         """Staging files that somebody may be writing to."""
-        with self._lock:
-            return [
-                staged for staged, handles in self._open.items() if any(o.writes for o in handles)
-            ]
+        return self._files.writing()
 
     def quiet_s(self, number: int) -> float:
         """Seconds since the bytes last changed; infinite when there are none."""
@@ -193,88 +170,62 @@ class Contents:
     # Reading and writing.
 
     def descriptor(self, staged: int) -> int | None:
-        """A new descriptor for passthrough, open for reading and writing; None while bytes lack.
-
-        Raises Stale.
+        """A new descriptor for passthrough, open for reading and writing; None while bytes lack, or while
+        there is so little room that writes must come here to find more. Raises Stale.
         """
-        if self._lazily.get(staged) is not None:
+        if self.lazily.get(staged) is not None or not self.passes():
+            # It must be there all the same.
+            self._files.stat(staged)
             return None
-        try:
-            return self._staging.open(staged)
-        except NotFound as error:
-            raise Stale("the file has become another one") from error
-
-    def _fd(self, staged: int) -> int:
-        fd = self._fds.get(staged)
-        if fd is None:
-            try:
-                fd = self._staging.open(staged)
-            except NotFound as error:
-                raise Stale("the file has become another one") from error
-            with self._lock:
-                kept = self._fds.setdefault(staged, fd)
-            if kept != fd:
-                os.close(fd)
-                fd = kept
-        return fd
-
-    @contextlib.contextmanager
-    def _lent(self, staged: int) -> Iterator[int]:
-        """A descriptor for one step by somebody who need not have the file open: kept, it would be closed
-        by nobody, or by another's last release while this step still uses its number.
-        """
-        try:
-            fd = self._staging.open(staged)
-        except NotFound as error:
-            raise Stale("the file has become another one") from error
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        return self._files.new_fd(staged)
 
     def read(self, staged: int, offset: int, size: int) -> FileSlice | bytes | Future[bytes]:
-        lazy = self._lazily.get(staged)
+        lazy = self.lazily.get(staged)
         if lazy is not None:
             return lazy.read(offset, size)
-        return FileSlice(self._fd(staged), offset, size)
+        return FileSlice(self._files.fd(staged), offset, size)
 
     def write(self, staged: int, offset: int, data: memoryview) -> int | Future[int]:
-        lazy = self._lazily.get(staged)
+        """How many bytes were written: fewer only when the disk filled up meanwhile. Raises CacheFull."""
+        lazy = self.lazily.get(staged)
         if lazy is not None:
             return lazy.write(offset, bytes(data))
-        fd, done = self._fd(staged), 0
-        with disk_errors("write to the file"):
+        fd, done = self._files.fd(staged), 0
+
+        def attempt() -> None:
+            nonlocal done
             while done < len(data):
                 done += os.pwrite(fd, data[done:], offset + done)
+
+        try:
+            self._staging.with_room(len(data), "write to the file", attempt)
+        except CacheFull:
+            if not done:
+                raise
         return done
 
     def truncate(self, staged: int, size: int) -> None:
-        lazy = self._lazily.get(staged)
+        lazy = self.lazily.get(staged)
         if lazy is not None:
             lazy.truncate(size)
             return
-        with self._lent(staged) as fd, disk_errors("set the size of the file"):
-            os.ftruncate(fd, size)
+        with self._files.lent(staged) as fd:
+            self._staging.with_room(0, "set the size of the file", lambda: os.ftruncate(fd, size))
 
     def fallocate(self, staged: int, mode: int, offset: int, length: int) -> Future[int] | None:
-        lazy = self._lazily.get(staged)
+        lazy = self.lazily.get(staged)
         if lazy is not None:
             done = lazy.fallocate(mode, offset, length)
             return done if isinstance(done, Future) else None
-        with disk_errors("allocate room for the file"):
-            allocate(self._fd(staged), mode, offset, length)
+        fd = self._files.fd(staged)
+        self._staging.with_room(
+            length, "allocate room for the file", lambda: allocate(fd, mode, offset, length)
+        )
         return None
 
     def stat(self, staged: int) -> os.stat_result:
         """Of the staging file: it is its size and its times that the mount shows. Raises Stale."""
-        try:
-            with self._lock:
-                # Nobody closes it meanwhile, or its number would soon be another file's.
-                if (fd := self._fds.get(staged)) is not None:
-                    return os.fstat(fd)
-            return os.stat(self._staging.path(staged))
-        except OSError as error:
-            raise Stale("the file has become another one") from error
+        return self._files.stat(staged)
 
     def set_times(self, staged: int, atime_ns: int | None, mtime_ns: int | None) -> None:
         """Times are no content: setting them queues nothing."""
@@ -296,8 +247,14 @@ class Contents:
 
     def created(self, staged: int) -> int:
         """Makes the staging file of a new row; returns a descriptor."""
-        with disk_errors("make a staging file"):
-            return self._staging.create(staged)
+        return self._staging.create(staged)
+
+    def passed(self, fd: int) -> int | None:
+        """The descriptor of a new file for passthrough; closed, and None, when writes must come here."""
+        if self.passes():
+            return fd
+        os.close(fd)
+        return None
 
     def closed(self, staged: int, *, force: bool = False) -> Future[None] | None:
         """A descriptor was closed: queues the content if it changed. Settled once that is durable;
@@ -308,105 +265,32 @@ class Contents:
             return None
         if not force and self._staging.stamp(staged).text() == local.stamp:
             return None
-        done: Future[None] = Future()
-        self._changing.put((staged, done))
-        return done
+        return self._closing.closed(staged)
 
     def sync(self, staged: int) -> Future[None]:
         """fsync: what was written so far is durable. Nothing is queued by it."""
-        return self._workers.submit(self._sync, staged)
+        return self._workers.submit(self._closing.sync, staged)
 
     def sync_rows(self) -> Future[None]:
         """What was made, moved and removed so far is durable."""
         return self._workers.submit(self._overlay.store.sync)
 
-    def _sync(self, staged: int) -> None:
-        self._sync_bytes(staged)
-        self._overlay.store.sync()
-
-    def _sync_bytes(self, staged: int) -> None:
-        lazy = self._lazily.get(staged)
-        if lazy is None:
-            self._staging.sync(staged)
-        else:
-            lazy.sync()
+    def _settled(self, parent: int, name: bytes) -> None:
+        self.on_settled(parent, name)
 
     def _whole(self, staged: int) -> None:
         """A lazy file lacks nothing any more."""
         with self._overlay.change() as tx:
             local = self._locals.of_staged(staged, tx)
-            if local is not None and local.edit > local.sent and not local.local_only:
+            if local is None or local.gone or local.local_only:
+                return
+            if local.edit > local.sent:
                 self._overlay.queue(tx, local, delay_s=0.0)
-
-    def _sync_loop(self) -> None:
-        """One thread makes changes durable, all that wait at once: one sync of the database for many."""
-        while True:
-            first = self._changing.get()
-            if first is None:
-                return
-            batch = [first]
-            ending = False
-            while len(batch) < 256:
-                try:
-                    more = self._changing.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    ending = True
-                    break
-                batch.append(more)
-            self._record(batch)
-            if ending:
-                return
-
-    def _record(self, batch: list[tuple[int, Future[None]]]) -> None:
-        lazies = [staged for staged, _ in batch if self._lazily.get(staged) is not None]
-        failed = self._staging.sync_many([staged for staged, _ in batch if staged not in lazies])
-        for staged in lazies:
-            try:
-                self._sync_bytes(staged)
-            except SyndError as why:
-                failed[staged] = why
-        kept: list[tuple[int, Future[None]]] = []
-        for staged, done in batch:
-            error = failed.get(staged)
-            if error is None:
-                kept.append((staged, done))
-            elif isinstance(error, NotFound):
-                settle(done, None)
-            else:
-                fail(done, error)
-        try:
-            with self._overlay.change() as tx:
-                for staged, _ in kept:
-                    self._note_change(tx, staged)
-            self._overlay.store.sync()
-        except BaseException as error:  # noqa: BLE001 - it belongs to the waiters
-            for _, done in kept:
-                fail(done, error)
-            return
-        for staged, done in kept:
-            settle(done, None)
-            if staged in lazies:
-                self._lazily.fill(staged)
-
-    def _note_change(self, tx: sqlite3.Connection, staged: int) -> None:
-        local = self._locals.of_staged(staged, tx)
-        if local is None:
-            return
-        try:
-            stamp = self._staging.stamp(staged)
-        except NotFound:
-            return
-        if stamp.text() == local.stamp:
-            return
-        self._locals.update(tx, local.id, size=stamp.size, stamp=stamp.text(), edit=local.edit + 1)
-        if not local.local_only and not local.gone:
-            self._overlay.queue(tx, self._locals.get(local.id, tx), delay_s=self._upload_delay_s)
 
     def replace(self, staged: int, source: int, size: int) -> None:
         """Gives a staging file the bytes of an open file. Whoever has it open sees them too."""
-        with self._lent(staged) as fd, disk_errors("copy into the file"):
+
+        def attempt() -> None:
             os.ftruncate(fd, 0)
             at = 0
             while at < size:
@@ -416,209 +300,23 @@ class Contents:
                     break
                 at += done
 
-    # An edit of what is on the service.
+        with self._files.lent(staged) as fd:
+            self._staging.with_room(size, "copy into the file", attempt)
+
+    # The beginning and the end of an edit.
 
     def stage(self, seen: Seen, *, empty: bool = False) -> Local | Future[Local]:
         """The row of a file with its bytes in a staging file, those of its base, or none with `empty`.
 
         Raises ReadOnly (not a file of ours to write), Forbidden, and what fetching raises.
         """
-        if seen.local is not None and seen.local.staged:
-            return seen.local
-        row = seen.row
-        if row is None:
-            raise NotFound("the file is gone")
-        _check_writable(row)
-        if not row.current and not empty:
-            answer: Future[Local] = Future()
-            _then(self._tree.detailed(row.id), answer, lambda r: self._stage(r, empty=empty))
-            return answer
-        return self._stage(row, empty=empty)
-
-    def _stage(self, row: Row, *, empty: bool) -> Local | Future[Local]:
-        if empty or row.size == 0:
-            return self._staged(row, None)
-        if row.unmet_terms or row.key is None:
-            raise Forbidden(
-                f"you may see {row.name!r} but not download it, so it cannot be changed",
-                hint="ask for access, or replace it as a whole",
-                entity=syn(row.id),
-            )
-        if (row.size or 0) > self._lazy_from_bytes:
-            return self._workers.submit(self._staged, row, None, lazy=True)
-        fd = self._cache.open(row.key, row.size)
-        if fd is None:
-            answer: Future[Local] = Future()
-            _then(
-                self._streams.whole(row.file()),
-                answer,
-                lambda _: self._workers.submit(self._from_cache, row),
-            )
-            return answer
-        if (row.size or 0) <= INLINE:
-            return self._staged(row, fd)
-        return self._workers.submit(self._staged, row, fd)
-
-    def _from_cache(self, row: Row) -> Local:
-        assert row.key is not None
-        fd = self._cache.open(row.key, row.size)
-        if fd is None:
-            raise Stale(f"{row.name!r} left the cache at once", entity=syn(row.id))
-        return self._staged(row, fd)
-
-    def _staged(self, row: Row, source: int | None, *, lazy: bool = False) -> Local:
-        """Copies, then records: the file is whole before a row names it."""
-        with self._overlay.change() as tx:
-            staged = self._locals.next_number(tx)
-        try:
-            with disk_errors("copy the file aside"):
-                if lazy:
-                    self._lazily.begin(row, staged)
-                elif source is None:
-                    os.close(self._staging.create(staged))
-                else:
-                    self._staging.copy_in(staged, source, row.size or 0)
-        finally:
-            if source is not None:
-                os.close(source)
-        has_base = lazy or source is not None
-        stamp = self._staging.stamp(staged).text() if has_base else ""
-        with self._overlay.change() as tx:
-            local = self._overlay.claim(tx, Seen(None, row))
-            if local.gone:
-                self._drop(staged)
-                raise Stale("the file was removed meanwhile")
-            if local.staged:
-                self._drop(staged)
-                return local
-            times = self.times_of(local, row)
-            self._used[staged] = time.monotonic()
-            self._locals.update(
-                tx,
-                local.id,
-                staged=staged,
-                stamp=stamp,
-                size=row.size or 0 if has_base else 0,
-                lazy=int(lazy),
-                ctime_ns=self._overlay.now_ns(),
-                **base_of(row),
-            )
-            if has_base:
-                os.utime(self._staging.path(staged), ns=times)
-                self._locals.update(tx, local.id, stamp=self._staging.stamp(staged).text())
-            local = self._locals.get(local.id, tx)
-        # Should nobody open it after all, it goes again.
-        self.settle(local.id)
-        return local
-
-    def times_of(self, local: Local | None, row: Row) -> tuple[int, int]:
-        """(accessed, modified) as stat shows them of bytes that are not staged."""
-        mtime = row.modified_ns
-        if local is not None and local.mtime_ns is not None and local.mtime_for == row.version:
-            mtime = local.mtime_ns
-        atime = local.atime_ns if local is not None and local.atime_ns is not None else mtime
-        return atime, mtime
-
-    # The end of an edit.
+        return self._aside.stage(seen, empty=empty)
 
     def settle(self, number: int) -> bool:
         """Lets bytes that the service has become a cache object once nobody has used them for a moment;
         true when they may.
         """
-        local = self._locals.find(number)
-        if local is None or not local.staged:
-            return False
-        self._used[local.staged] = time.monotonic()
-        self._settling.put(number)
-        return True
-
-    def _settle_loop(self) -> None:
-        """One thread, rows in the order in which they were last used."""
-        while True:
-            number = self._settling.get()
-            if number is None:
-                return
-            local = self._locals.find(number)
-            if local is None or not local.staged:
-                continue
-            used = self._used.get(local.staged, 0.0)
-            while (left := used + SETTLE_S - time.monotonic()) > 0 and not self._ending.wait(left):
-                pass
-            if self._ending.is_set():
-                return
-            if self._used.get(local.staged, 0.0) > used:
-                continue  # it is in the queue again
-            self._used.pop(local.staged, None)
-            try:
-                self.settle_now(number)
-            except SyndError as error:
-                log.info("edit.not_settled", extra=fields(local=number, why=error.message))
-
-    def settle_now(self, number: int) -> bool:
-        """Makes bytes that the service has a cache object, if nobody has them open; whether it did."""
-        with self._overlay.lock:
-            local = self._locals.find(number)
-            if local is None or not local.staged or local.gone:
-                return False
-            if local.edit != local.sent or local.entity is None or local.base_md5 is None:
-                return False
-            staged = local.staged
-            if self.is_open(staged) or number in self._overlay.sending:
-                return False
-            if self._is_mapped(staged):
-                self.settle(number)
-                return False
-            stamp = self._staging.stamp(staged)
-            if local.edit and stamp.text() != local.stamp:
-                # Written to since: the start-up scan's case.
-                self._changing.put((staged, Future()))
-                return False
-            row = self._overlay.entities.find(local.entity)
-            if row is None or row.version != local.base_version:
-                return False
-            with self._overlay.change() as tx:
-                self._locals.update(
-                    tx,
-                    number,
-                    staged=0,
-                    lazy=0,
-                    stamp="",
-                    mtime_ns=stamp.mtime_ns,
-                    mtime_for=local.base_version,
-                )
-                # The kernel may know it by that node for longer than this daemon lives.
-                tx.execute(
-                    "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)",
-                    (f"{FORMER}{staged}", str(number)),
-                )
-                while len(self._former) >= REMEMBERED:
-                    oldest, _ = self._former.popitem(last=False)
-                    tx.execute("DELETE FROM meta WHERE name = ?", (f"{FORMER}{oldest}",))
-            self._former[staged] = number
-            unchanged = local.md5 is None or local.edit == 0
-            if unchanged or stamp.size != local.base_size:
-                self._drop(staged)
-            else:
-                self._lazily.drop(staged)
-                self._staging.as_object(
-                    staged, self._cache.objects, local.base_md5, local.base_size
-                )
-        self.on_settled(local.parent, local.name)
-        return True
-
-    def _is_mapped(self, staged: int) -> bool:
-        """Whether somebody can still write to it: a shared mapping outlives the handle it was made from."""
-        fd = self._staging.open(staged, os.O_RDONLY)
-        try:
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False  # a disk without leases
-        finally:
-            os.close(fd)
-        return False
+        return self._settling.settle(number)
 
     # Bytes that are taken away.
 
@@ -627,18 +325,22 @@ class Contents:
         if not local.staged or local.size == 0 or self.is_open(local.staged):
             return
         path = self._overlay.path_text(local.key)
-        name = local.name.decode(errors="replace")
-        self._lazily.drop(local.staged)
-        file = self._staging.recover(local.staged, name)
+        self.lazily.drop(local.staged)
+        file = self._staging.recover(local.staged, local.name)
         self._locals.update(tx, local.id, staged=0, lazy=0)
-        tx.execute(
-            """INSERT INTO recovered (at_ns, path, reason, entity, file, size)
-            VALUES (?, ?, ?, ?, ?, ?)""",
-            (self._overlay.now_ns(), path, reason, local.entity, file, local.size),
+        note_taken(
+            tx,
+            at_ns=self._overlay.now_ns(),
+            path=path,
+            reason=reason,
+            entity=local.entity,
+            file=file,
+            size=local.size,
         )
+        self.on_recovered()
 
     def _drop(self, staged: int) -> None:
-        self._lazily.drop(staged)
+        self.lazily.drop(staged)
         self._staging.remove(staged)
 
     # The start.
@@ -666,16 +368,22 @@ class Contents:
                     continue
                 stamp = self._staging.stamp(local.staged)
             if local.lazy:
-                self._lazily.resume(local)
-            if stamp.text() != local.stamp and (stamp.size or local.edit):
+                self.lazily.resume(local)
+            if stamp.text() != local.stamp and (stamp.size or local.edit or local.stamp):
                 found += 1
-                self._changing.put((local.staged, Future()))
+                self._closing.closed(local.staged)
             elif local.edit == local.sent and local.entity is not None:
                 self.settle(local.id)
+        # After a power loss a row may have been told of a `recover` that the disk did not keep.
+        taken = {
+            self._staging.number_of(row.file): row.file
+            for row in Unsents(self._overlay.store).recovered()
+            if row.file
+        }
         for staged in self._staging.numbers():
             if staged not in known and not self._is_save(staged):
                 log.info("edit.orphan", extra=fields(staged=staged))
-                self._staging.rescue(staged)
+                self._staging.rescue(staged, taken.get(staged, "unnamed"))
         self._staging.drop_restored()
         return found
 
@@ -707,34 +415,3 @@ class Contents:
 
     def statvfs(self) -> os.statvfs_result:
         return self._staging.statvfs()
-
-
-def _check_writable(row: Row) -> None:
-    if row.kind != Kind.FILE:
-        raise ReadOnly(
-            f"{row.name!r} is a {row.kind}, made from the service's own data",
-            hint="change it on the web or through a grid session",
-            entity=syn(row.id),
-        )
-    if row.url is not None:
-        raise ReadOnly(
-            f"{row.name!r} is a link to {row.url}: its bytes are not the service's",
-            entity=syn(row.id),
-        )
-
-
-def _then(source: Future, target: Future, step: Callable) -> None:  # type: ignore[type-arg]
-    """Hands the outcome of `step` of `source` to `target`."""
-
-    def done(finished: Future) -> None:  # type: ignore[type-arg]
-        try:
-            result = step(finished.result())
-        except BaseException as error:  # noqa: BLE001 - it belongs to the waiter
-            fail(target, error)
-            return
-        if isinstance(result, Future):
-            _then(result, target, lambda value: value)
-        else:
-            settle(target, result)
-
-    source.add_done_callback(done)

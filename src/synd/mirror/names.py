@@ -38,10 +38,16 @@ class Names:
             made = await self._tools.remote.update(told, name=passing_name(passing.id))
             checkpoint("push.after-passing")
             await self._tools.record(lambda tx: self._tools.records.succeeded(tx, passing, made))
-            if passing is occupant:
+            if passing is occupant or self._has_gone(occupant):
                 raise Stale("the name is free now")
         await self._tools.hurry(occupant.id)
         raise Later(LONG_WAIT_S, occupant.id)
+
+    def _has_gone(self, occupant: Local) -> bool:
+        """Whether it left its name meanwhile: in a ring, the other may have made way at the same moment."""
+        now = self._tools.overlay.locals.find(occupant.id)
+        left = (occupant.entity, occupant.base_parent, occupant.base_name)
+        return now is None or (now.entity, now.base_parent, now.base_name) != left
 
     def _deleted_first(self, row: Local) -> Local:
         """The folder whose delete takes a removed row with it; itself when there is none."""

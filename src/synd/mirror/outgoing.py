@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
-from synd.cache.staging import TICK_NS, Stamp
+from synd.cache.staged import TICK_NS, Stamp
 from synd.client.remote import Outgoing
 from synd.clock import Deadline
-from synd.digest import md5_of_file
+from synd.digest import md5_of_fd
 from synd.errors import IntegrityError, NotFound, Stale
 from synd.ids import EntityId, FileHandleId, Md5, Version
 from synd.mirror.checkpoints import checkpoint
@@ -97,13 +98,21 @@ class Bytes:
             self._tools.staging.path(row.staged), row.size, row.md5, step.name,
             content_type(step.name),
         )  # fmt: skip
+        sent = 0
+
+        def progress(more: int) -> None:
+            nonlocal sent
+            sent += more
+            self._progress(row.id, sent, row.size)
+            checkpoint("push.after-part")
+
         self._progress(row.id, 0, row.size)
         checkpoint("push.before-upload")
         try:
             handle = await self._tools.remote.upload(
                 content,
                 step.parent,
-                progress=lambda done: self._progress(row.id, done, row.size),
+                progress=progress,
                 deadline=Deadline.after(
                     600.0 + row.size / LEAST_BYTES_PER_S, f"sending {step.name}"
                 ),
@@ -146,6 +155,16 @@ def file_of(row: Local, name: str, entity: EntityId | None = None) -> FileVersio
 
 def _digest(path: Path) -> Md5:
     try:
-        return md5_of_file(path)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise NotFound(f"{path} is gone") from error
+    try:
+        return md5_of_fd(fd, stop=_go_on)
+    finally:
+        os.close(fd)
+
+
+def _go_on() -> bool:
+    """Between two pieces of a file: nothing stops it but a kill."""
+    checkpoint("push.while-hashing")
+    return False

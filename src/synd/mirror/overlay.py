@@ -31,6 +31,8 @@ from synd.errors import (
     UsageError,
 )
 from synd.ids import EntityId, syn
+from synd.mirror import following
+from synd.mirror.bases import BASE, NO_BASE, base_of
 from synd.model import CONTAINERS, AnnotationValue, Kind, LinkTarget
 from synd.paths import is_dropping, to_entity_name
 from synd.store.connect import Store
@@ -119,7 +121,7 @@ class Overlay:
         self.entities = entities
         self.locals = Locals(store)
         self.lock = threading.RLock()
-        self._delays = delays
+        self.delays = delays
         self._keeps_local = keeps_local
         self._clock = clock
         self.sending: set[int] = set()
@@ -132,6 +134,8 @@ class Overlay:
         """A staging file belongs to no row any more; `contents` puts itself here."""
         self.on_queued: Callable[[], None] = lambda: None
         """Something was queued. Must not block."""
+        self.make_room: Callable[[], None] = lambda: None
+        """Asked before each change to see to it that the disk has room for one."""
         self.discard: Callable[[int], object] = lambda _number: None
         self.restore: Callable[[int], int] = lambda number: number
         """`undoing` puts itself into these two."""
@@ -326,6 +330,7 @@ class Overlay:
         """One change: the lock, and a transaction of its own. Raises CacheFull, having changed nothing,
         when the disk of the state folder is full.
         """
+        self.make_room()
         try:
             with self.lock, self.locals.write() as tx:
                 yield tx
@@ -496,7 +501,8 @@ class Overlay:
             return
         found = tx.execute(
             """SELECT id FROM local WHERE parent = ? AND name = ? AND gone = 1 AND kind = 'file'
-            AND entity IS NOT NULL ORDER BY id DESC LIMIT 1""",
+            AND (entity IS NOT NULL OR (base_name IS NOT NULL AND heir IS NULL))
+            ORDER BY id DESC LIMIT 1""",
             (local.parent, local.name),
         ).fetchone()
         if found is not None and found[0] not in self.sending:
@@ -509,9 +515,14 @@ class Overlay:
         self.locals.update(
             tx, loser.id, entity=None, gone=1, heir=heir.id, state="clean", since_ns=0, born=1
         )
+        self._bequeath(tx, loser.id, heir.id)
         self.locals.update(tx, heir.id, entity=entity, annotations=loser.annotations, **fields)
         if loser.id not in self.sending:
             self.drop_if_over(tx, self.locals.get(loser.id, tx))
+
+    def _bequeath(self, tx: sqlite3.Connection, number: int, to: int) -> None:
+        """Those whose entity a row took over: what they sent, it may be on the service, is another's now."""
+        tx.execute("UPDATE local SET heir = ? WHERE heir = ? AND id <> heir", (to, number))
 
     def remove(self, seen: Seen, request: int = 0) -> Local | None:
         """Takes a thing out of the tree; what the service has is queued to go to its trash can.
@@ -526,18 +537,19 @@ class Overlay:
             if local.gone:
                 raise NotFound(f"{local.name.decode(errors='replace')!r} is gone already")
             self._touch(local.parent)
-            self._remove(tx, local, "deleted")
+            self.remove_row(tx, local, "deleted")
             self.locals.answer(tx, request, local.id)
             return self.locals.find(local.id, tx)
 
-    def _remove(self, tx: sqlite3.Connection, local: Local, reason: str) -> None:
+    def remove_row(self, tx: sqlite3.Connection, local: Local, reason: str) -> None:
+        """Takes a row's thing out of the tree; unsent bytes go to the recovery area for that reason."""
         now = self.now_ns()
         if local.unsent_bytes and not local.local_only:
             self.overwritten(tx, local, reason)
         self.locals.update(tx, local.id, gone=1, ctime_ns=now)
         local = self.locals.get(local.id, tx)
-        if local.entity is not None:
-            self.queue(tx, local, delay_s=self._delays.delete_s)
+        if local.entity is not None or _may_be_made(local):
+            self.queue(tx, local, delay_s=self.delays.delete_s)
         else:
             self.locals.update(tx, local.id, state="clean", since_ns=0, problem=None)
             self.drop_if_over(tx, local)
@@ -548,6 +560,13 @@ class Overlay:
             return
         if local.staged and self.opened(local.staged):
             return
+        if local.heir is None and _may_be_made(local):
+            return
+        if local.handle is not None and local.hashed > local.sent and local.heir is not None:
+            heir = self.locals.find(local.heir, tx)
+            if heir is not None and not (heir.state == Sending.CLEAN and heir.sent):
+                # What it had sent may be on the service: its heir must know that it is ours.
+                return
         self.locals.delete(tx, local.id)
         if local.staged:
             self.unused(local.staged)
@@ -625,17 +644,17 @@ class Overlay:
                 self.locals.update(tx, local.id, mode=loser.mode)
             self._inherit(tx, self.locals.get(loser.id, tx), local)
         else:
-            self._remove(tx, loser, "overwritten")
+            self.remove_row(tx, loser, "overwritten")
 
     def _place(self, tx: sqlite3.Connection, local: Local, parent: int, name: bytes) -> None:
         stays = self._stays(tx, parent, name) or local.kind == LocalKind.SPECIAL
         fields: dict[str, object] = {"parent": parent, "name": name, "ctime_ns": self.now_ns()}
         if local.kind == LocalKind.SYMLINK and local.entity is None and local.local_only:
             stays = True
-        if stays and local.entity is not None:
+        if stays and (local.entity is not None or _may_be_made(local)):
             if local.kind == LocalKind.FILE and local.staged and not local.lazy:
                 # An editor puts its backup aside: the entity stays behind for what is saved next.
-                local = self._split(tx, local)
+                local = self._split(tx, local, local.parent, local.name)
             else:
                 stays = False
         fields["local_only"] = int(stays)
@@ -648,23 +667,35 @@ class Overlay:
         else:
             self.locals.update(tx, local.id, state="clean", since_ns=0)
 
-    def _split(self, tx: sqlite3.Connection, local: Local) -> Local:
-        """Parts the bytes here from the entity they were: the entity's row, gone, stays at the old
-        name with its delete queued; the other goes on with the bytes. Both keep what is theirs.
+    def made_meanwhile(
+        self, tx: sqlite3.Connection, local: Local, parent: int, name: bytes
+    ) -> None:
+        """What was renamed to stay here while it was being sent is on the service now, for a place: there it
+        goes again, unless it is nothing that can be parted.
+        """
+        if local.kind == LocalKind.FILE and local.staged and not local.lazy:
+            self._split(tx, local, parent, name)
+        else:
+            self.locals.update(tx, local.id, local_only=0)
+            self.queue(tx, self.locals.get(local.id, tx))
+
+    def _split(self, tx: sqlite3.Connection, local: Local, parent: int, name: bytes) -> Local:
+        """Parts the bytes here from the entity they were: the entity's row, gone, stays at a place with its
+        delete queued; the other goes on with the bytes. Both keep what is theirs.
         """
         if not local.staged:
             raise UsageError("its bytes are not here yet")  # the caller stages them first
         fields = {name: getattr(local, name) for name in BASE}
-        cleared = {name: DEFAULTS.get(name) for name in BASE}
-        born, entity = local.born, local.entity
-        self.locals.update(tx, local.id, entity=None, born=1, sent=0, handle=None, **cleared)
+        entity = local.entity
+        self.locals.update(tx, local.id, entity=None, born=1, sent=0, handle=None, **NO_BASE)
         left = self.locals.insert(
-            tx, entity=entity, born=0, parent=local.parent, name=local.name, kind=local.kind,
-            ctime_ns=self.now_ns(), gone=1, annotations=local.annotations, **fields,
+            tx, entity=entity, born=int(entity is None), parent=parent, name=name, kind=local.kind,
+            ctime_ns=self.now_ns(), gone=1, annotations=local.annotations, hashed=local.hashed,
+            md5=local.md5, handle=local.handle, **fields,
         )  # fmt: skip
-        del born
+        self._bequeath(tx, local.id, left.id)
         self.locals.update(tx, local.id, annotations=None)
-        self.queue(tx, left, delay_s=self._delays.delete_s)
+        self.queue(tx, left, delay_s=self.delays.delete_s)
         return self.locals.get(local.id, tx)
 
     def _parent_of(self, seen: Seen) -> int:
@@ -728,7 +759,7 @@ class Overlay:
     def queue(self, tx: sqlite3.Connection, local: Local, *, delay_s: float | None = None) -> None:
         """Lets a row wait for being sent."""
         now = self.now_ns()
-        wait_s = self._delays.upload_s if delay_s is None else delay_s
+        wait_s = self.delays.upload_s if delay_s is None else delay_s
         if local.kind != LocalKind.FILE and delay_s is None:
             wait_s = 0.0
         self.locals.update(
@@ -753,27 +784,7 @@ class Overlay:
 
     def follow(self, entity: EntityId, *, gone: bool) -> None:
         """An entity moved, was renamed, changed or vanished on the service: rows with nothing to send follow."""
-        if entity not in self.locals.claims:
-            return
-        with self.change() as tx:
-            local = self.locals.of_entity(entity, tx)
-            if local is None or local.state != Sending.CLEAN or local.gone:
-                return
-            row = self.entities.find(entity)
-            if row is None or not self.entities.is_listed(entity):
-                if gone:
-                    self.locals.update(tx, local.id, entity=None, gone=1, born=1)
-                    self.drop_if_over(tx, self.locals.get(local.id, tx))
-                return
-            if local.staged:
-                return
-            fields: dict[str, object] = dict(base_of(row))
-            fields["parent"] = self.key_of(row.parent) if row.parent else 0
-            fields["name"] = row.file_name
-            other = self.locals.child(int(str(fields["parent"])), row.file_name, tx)
-            if other is not None and other.id != local.id:
-                return
-            self.locals.update(tx, local.id, **fields)
+        following.follow(self, entity, gone=gone)
 
     def start_anew(self) -> None:
         """At a mount that no kernel remembers: what the service has takes its entity number as key,
@@ -793,29 +804,9 @@ class Overlay:
         self.locals.reload()
 
 
-BASE = (
-    "base_parent",
-    "base_name",
-    "base_version",
-    "base_etag",
-    "base_handle",
-    "base_md5",
-    "base_size",
-)
-DEFAULTS: dict[str, object] = {"base_version": 0, "base_etag": ""}
-
-
-def base_of(row: Row) -> dict[str, object]:
-    """The base fields for an entity as it is known now."""
-    return {
-        "base_parent": row.parent,
-        "base_name": row.name,
-        "base_version": row.version,
-        "base_etag": row.etag,
-        "base_handle": row.handle,
-        "base_md5": row.md5,
-        "base_size": row.size,
-    }
+def _may_be_made(local: Local) -> bool:
+    """Whether an attempt to create a row's entity, of which nothing was heard, may have succeeded."""
+    return local.entity is None and local.base_parent is not None and local.base_name is not None
 
 
 def _is_for_lack_of_room(error: StoreError) -> bool:

@@ -81,6 +81,10 @@ class Rules(NamedTuple):
     """Remote file handles that earlier attempts of ours may have attached."""
     digests: frozenset[Md5] = frozenset()
     """md5s of what such attempts sent."""
+    lost: bool = False
+    """It is a folder or has no bytes, and the service has it no more where it was; perhaps nowhere."""
+    version: int = 0
+    """Of the row's entity, as far as is known; 0: it is not."""
 
 
 class Nothing(NamedTuple):
@@ -239,7 +243,8 @@ def _create(row: Local, folder: Folder, name: str, rules: Rules) -> Step:
             return CreateLink(folder.entity, name, rules.target)
         return WaitFor(rules.target_waits) if rules.target_waits else Nothing()
     if row.size == 0:
-        return Blocked(EMPTY)
+        # With bytes that it had before it may have been made, and the answer lost.
+        return Look(*attempt) if attempt is not None and row.handle else Blocked(EMPTY)
     if row.hashed != row.edit or row.md5 is None:
         # Bytes of an earlier edit may have been attached, and the answer lost.
         return Look(*attempt) if attempt is not None and row.handle is not None else Hash()
@@ -253,7 +258,7 @@ def _change(row: Local, folder: Folder, name: str, told: Told, rules: Rules) -> 
     renamed = name != row.base_name
     moved = folder.key != 0 and folder.entity != row.base_parent
     if not (content or renamed or moved or row.annotations):
-        return Blocked(EMPTY) if row.unsent_bytes else Nothing()
+        return _unchanged(row, told, rules)
     if moved and folder.entity is None:
         return WaitFor(folder.key)
     if told is None and content:
@@ -269,6 +274,30 @@ def _change(row: Local, folder: Folder, name: str, told: Told, rules: Rules) -> 
     if isinstance(told, Gone):
         return Conflict(Reason.DELETED_THERE) if content else Dropped()
     return _difference(row, folder, name if renamed else None, moved, content, told, rules)
+
+
+def _unchanged(row: Local, told: Told, rules: Rules) -> Step:
+    """Of what has nothing to send."""
+    if row.unsent_bytes:
+        return _emptied(row, told, rules)
+    if not rules.lost:
+        return Nothing()
+    if told is None:
+        return Ask()
+    return Dropped() if isinstance(told, Gone) else Settled()
+
+
+def _emptied(row: Local, told: Told, rules: Rules) -> Step:
+    """Of a file that lost its bytes here. It is not sent, and must not hide for ever what others did."""
+    if rules.version in (0, row.base_version) and not rules.lost:
+        return Blocked(EMPTY)
+    if told is None:
+        return Ask()
+    if isinstance(told, Gone):
+        return Conflict(Reason.DELETED_THERE)
+    if moved_on(row, told, rules):
+        return Conflict(Reason.EDITED)
+    return Settled() if told.version != row.base_version else Blocked(EMPTY)
 
 
 def _difference(

@@ -227,7 +227,7 @@ class Pusher:
         with self._overlay.change() as tx:
             now = self._overlay.now_ns()
             if numbers is None:
-                self._outbox.wake_all(tx, now, parked_only=False)
+                self._outbox.wake_all(tx, now)
             wanted = set(numbers or ())
             for number in numbers or ():
                 self._outbox.hurry(tx, number, now)
@@ -316,7 +316,10 @@ class Pusher:
     def _start(self) -> None:
         with self._overlay.change() as tx:
             now = self._overlay.now_ns()
-            self._outbox.wake_all(tx, now, parked_only=True)
+            # Who waited for another row, or for the service, would be woken by what only the former
+            # process knew; what may still be changed goes on waiting.
+            longest_ns = round(max(self._overlay.delays) * NS)
+            self._outbox.wake_all(tx, now, over_ns=longest_ns)
             for row in self._outbox.left_over(tx):
                 if attempted(row) is not None:
                     # Killed while it was made, removed before or after: what was made goes too.
@@ -455,6 +458,10 @@ class Pusher:
         if row is not None:
             self._overlay.drop_if_over(tx, row)
             row = self._locals.find(number, tx)
+        if row is None or row.state == "clean":
+            for loser in self._outbox.losers(number):
+                # What it had sent before it was replaced is known by now.
+                self._overlay.drop_if_over(tx, loser)
         if row is None or row.state != "waiting":
             for waiter in self._waiters.pop(number, ()):
                 self._outbox.hurry(tx, waiter, self._overlay.now_ns())
@@ -479,6 +486,9 @@ class Pusher:
             if other is None or other.state == "clean":
                 # It has got out of the way just now.
                 delay_ns = 0
+        if wait.while_open and not self._files.writers(number):
+            # Closed since it was looked at; who closes it later finds it waiting (`Contents.released`).
+            delay_ns = 0
         self._records.later(tx, number, delay_ns)
 
     def _put_off(

@@ -13,7 +13,9 @@ from dataclasses import replace
 
 from synd.errors import Forbidden, SyndError
 from synd.ids import EntityId, FileHandleId, Md5, syn
-from synd.mirror.conflicts import NO_BASE, News, Sides, base_fields
+from synd.mirror.bases import NO_BASE
+from synd.mirror.conflicts import News, Sides, base_fields
+from synd.mirror.following import is_lost
 from synd.mirror.overlay import Overlay, Seen
 from synd.mirror.plan import (
     EMPTY,
@@ -32,6 +34,7 @@ from synd.mirror.plan import (
     wanted_name,
 )
 from synd.model import Entity, Kind
+from synd.paths import marked_entity
 from synd.store.entities import TOP
 from synd.store.local import FIRST, Local, LocalKind, Sending, annotations_json
 from synd.store.outbox import Outbox
@@ -67,9 +70,14 @@ class Records:
 
     def rules_of(self, row: Local) -> Rules:
         kind = _KINDS.get(LocalKind(row.kind), Kind.FILE)
+        version = row.base_version
         if row.entity is not None and (known := self._entities.find(row.entity)) is not None:
-            kind = Kind(known.kind)
-        return Rules(self._mode, kind)
+            kind, version = Kind(known.kind), known.version
+        bare = row.unsent_bytes and not row.size
+        lost = (row.is_folder or bare) and row.entity is not None and not row.gone
+        return Rules(
+            self._mode, kind, lost=lost and is_lost(self._overlay, row.key), version=version
+        )
 
     # The journal of a step.
 
@@ -149,6 +157,9 @@ class Records:
             yields = any(note == Note(Reason.RENAMED, "remote") for note in notes)
             news.names += self._follow(tx, started, entity, yields=yields)
         self.settle_state(tx, holder.id, entity)
+        if holder.local_only and not holder.gone:
+            now = self._locals.get(holder.id, tx)
+            self._overlay.made_meanwhile(tx, now, started.parent, started.name)
         if fresh and holder.is_folder:
             self._outbox.wake_children(tx, holder.key, self._overlay.now_ns())
         return news
@@ -307,6 +318,11 @@ class Records:
             row = self._overlay.claim(tx, Seen(None, known))
         if row.gone:
             return News()
+        known = self._entities.find_in(tx, folder)
+        if known is not None and marked_entity(row.name.decode(errors="replace")) == folder:
+            # Its plain name was taken by then.
+            name = self._sides.copy_name(tx, row.parent, known.name.encode())
+            self._locals.update(tx, row.id, name=name)
         key = row.key
         news = News(names=[(row.parent, row.name)])
         news.conflicts.append(self._sides.note(tx, row, Reason.DELETED_THERE, "local"))
@@ -319,6 +335,37 @@ class Records:
                 self._went_along(tx, child, news)
         self._overlay.queue(tx, self._locals.get(row.id, tx), delay_s=0.0)
         return news
+
+    def abandoned(self, tx: sqlite3.Connection, row: Local) -> News:
+        """A folder that the service has no more: made anew if it holds something to send; else it goes, and
+        the bytes that were kept here in it go to the recovery area.
+        """
+        assert row.entity is not None
+        news = News()
+        for child in self._outbox.all_children(tx, row.key):
+            if child.is_folder and not child.gone and child.entity is not None:
+                more = self.abandoned(tx, child) if child.state == Sending.CLEAN else News()
+                news.add(more)
+        children = [c for c in self._outbox.all_children(tx, row.key) if not c.gone]
+        if news.postponed or any(self._overlay.opened(c.staged) for c in children):
+            news.postponed = True
+            return news
+        if any(_is_to_be_sent(c) for c in children):
+            news.add(self.revive(tx, row.entity))
+            return news
+        for child in children:
+            self._let_go_all(tx, child, news)
+        news.changes += self.ended(tx, row).changes
+        return news
+
+    def _let_go_all(self, tx: sqlite3.Connection, row: Local, news: News) -> None:
+        """Ends what was kept here, with all below it; its bytes are recovered."""
+        for child in self._outbox.all_children(tx, row.key):
+            self._let_go_all(tx, child, news)
+        if row.staged and not row.gone:
+            self._overlay.overwritten(tx, row, "deleted")
+        news.names.append((row.parent, row.name))
+        news.changes += self._sides.let_go(tx, self._locals.get(row.id, tx))
 
     def _went_along(self, tx: sqlite3.Connection, child: Local, news: News) -> None:
         """What lay in a folder went with it, but for folders that hold something of ours."""
@@ -370,6 +417,13 @@ class Records:
 
 _FORGET_OLD = """DELETE FROM recovered WHERE file = '' AND id <=
  (SELECT id FROM recovered WHERE file = '' ORDER BY id DESC LIMIT 1 OFFSET ?)"""
+
+
+def _is_to_be_sent(row: Local) -> bool:
+    """Whether the service is to have something of a row that it has not."""
+    if row.local_only or row.state == Sending.CLEAN:
+        return False
+    return row.kind != LocalKind.FILE or row.size > 0 or not row.unsent_bytes
 
 
 def same_wish(now: Local, then: Local) -> bool:

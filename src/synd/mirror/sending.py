@@ -6,7 +6,7 @@ any point is mended by doing the step again: each first finds out what an earlie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from sqlite3 import Connection
 
@@ -15,6 +15,7 @@ from synd.ids import EntityId
 from synd.mirror.checkpoints import checkpoint
 from synd.mirror.conflicts import News
 from synd.mirror.deleting import Deletes
+from synd.mirror.following import give_way
 from synd.mirror.names import Names
 from synd.mirror.outgoing import Bytes, file_of
 from synd.mirror.plan import (
@@ -54,6 +55,9 @@ from synd.store.local import Local, LocalKind, Sending
 
 STALE_TRIES = 3
 """So often an entity that changes under us is read again before it waits."""
+
+BUSY_S = 10.0
+"""So long waits what somebody has open who must be done with it first."""
 
 _STEPS = 40
 """A row that takes more has met a moving target: it waits a moment."""
@@ -129,7 +133,7 @@ class Sender:
                     return row._replace(edit=save.edit, staged=save.staged, size=size, stamp="")
         if self._files.writers(row.id) and self._quiet_left(row) > 0:
             if row.entity is None:
-                raise Later(self._quiet_left(row))
+                raise Later(self._quiet_left(row), while_open=True)
             row = row._replace(sent=row.edit)
         return row
 
@@ -169,8 +173,9 @@ class Sender:
                 return await self._create(row, step, rules)
             case Blocked():
                 if row.staged and row.size == 0 and self._files.writers(row.id):
-                    raise Later(max(1.0, self._quiet_left(row)))
-                await self._record(lambda tx: _none(self._records.block(tx, row, step.problem)))
+                    raise Later(max(1.0, self._quiet_left(row)), while_open=True)
+                await self._record(lambda tx: self._block(tx, row, step.problem))
+                await self._catch_up(row)
                 return Done("blocked", row)
             case Update():
                 assert isinstance(told, Entity)
@@ -191,7 +196,7 @@ class Sender:
     async def _nothing(self, row: Local) -> Done:
         now = self._locals.find(row.id)
         if now is not None and now.unsent_bytes and not row.unsent_bytes and not row.gone:
-            raise Later(max(0.1, self._quiet_left(now)))
+            raise Later(max(0.1, self._quiet_left(now)), while_open=True)
         if row.kind == LocalKind.SYMLINK and row.entity is None and not row.gone:
             await self._record(lambda tx: self._records.stays(tx, row))
         else:
@@ -215,6 +220,11 @@ class Sender:
             return Done("blocked", row)
         await self._record(lambda tx: self._records.park(tx, row))
         return Done("")
+
+    def _block(self, tx: Connection, row: Local, problem: Mapping[str, object]) -> News:
+        self._records.block(tx, row, problem)
+        now = self._locals.find(row.id, tx)
+        return News(names=[] if now is None else give_way(self._overlay, tx, now))
 
     # Asking.
 
@@ -261,6 +271,9 @@ class Sender:
         await self._record(lambda tx: self._records.succeeded(tx, row, other, sent=sent))
         await self._record(lambda tx: self._wake_children(tx, row))
         checkpoint("push.after-record")
+        if row.is_folder:
+            # What is in it already is looked at now, as the service may be out of reach later.
+            self._tree.refresh_soon(other.id)
 
     def _wake_children(self, tx: Connection, row: Local) -> None:
         self._outbox.wake_children(tx, row.key, self._overlay.now_ns())
@@ -414,19 +427,22 @@ class Sender:
     async def _dropped(self, row: Local) -> Done:
         """Gone there, and nothing of ours is lost; but a folder may hold new things of ours."""
         if row.is_folder and self._locals.has_children(row.key) and row.entity is not None:
-            folder = row.entity
-            await self._record(lambda tx: self._records.revive(tx, folder))
+            news = await self._record(lambda tx: self._abandoned(tx, row))
+            if news.postponed:
+                raise Later(BUSY_S)
             return Done("")
         await self._record(lambda tx: self._records.ended(tx, row))
         return Done("dropped", row, row.entity)
 
+    def _abandoned(self, tx: Connection, row: Local) -> News:
+        now = self._locals.find(row.id, tx)
+        if now is None or now.gone or now.entity != row.entity:
+            return News()
+        return self._records.abandoned(tx, now)
+
     # Conflicts.
 
     async def _conflict(self, row: Local, told: Told, reason: Reason, rules: Rules) -> Done | Told:
-        if reason is Reason.DELETED_HERE:
-            assert isinstance(told, Entity)
-            await self._record(lambda tx: self._records.came_back(tx, row, told))
-            return Done("kept", row, row.entity)
         if reason is Reason.DELETED_THERE:
             await self._side(row, lambda tx, now: self._sides.deleted_there(tx, now, rules.mode))
             return None
@@ -439,6 +455,9 @@ class Sender:
         if losers and not moved_on(row, told, before):
             await self._record(lambda tx: self._records.succeeded(tx, row, told))
             return told
+        if reason is Reason.DELETED_HERE:
+            await self._record(lambda tx: self._records.came_back(tx, row, told))
+            return Done("kept", row, row.entity)
         await self._side(row, lambda tx, now: self._edited(tx, now, told, rules))
         return None
 

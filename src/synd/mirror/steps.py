@@ -40,10 +40,12 @@ class Files(Protocol):
 class Later(Exception):
     """The row has to wait, for a time or for another row."""
 
-    def __init__(self, seconds: float, wait_for: int = 0) -> None:
+    def __init__(self, seconds: float, wait_for: int = 0, *, while_open: bool = False) -> None:
+        """`while_open`: not a moment longer than somebody may write to it."""
         super().__init__(seconds)
         self.seconds = seconds
         self.wait_for = wait_for
+        self.while_open = while_open
 
 
 class Done(NamedTuple):

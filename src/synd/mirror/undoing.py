@@ -6,11 +6,14 @@ import os
 import sqlite3
 from collections.abc import Callable
 
+from synd.cache.staged import Stamp
 from synd.cache.staging import Staging
-from synd.errors import Busy, Exists, NotFound, NotSupported
+from synd.errors import Busy, Exists, NotFound, StoreError, SyndError
+from synd.mirror.lazily import LazyFiles
 from synd.mirror.overlay import Overlay, Seen
 from synd.store.entities import TOP
 from synd.store.local import Local, LocalKind, Sending
+from synd.store.unsent import forget_recovered
 
 
 class Undoing:
@@ -20,12 +23,14 @@ class Undoing:
         self,
         overlay: Overlay,
         staging: Staging,
+        lazily: LazyFiles,
         on_name: Callable[[int, bytes], None] = lambda _folder, _name: None,
     ) -> None:
         """`on_name`: a name in a folder, by its key, leads elsewhere now."""
         self._overlay = overlay
         self._locals = overlay.locals
         self._staging = staging
+        self._lazily = lazily
         self._on_name = on_name
         overlay.discard = self.discard
         overlay.restore = self.restore
@@ -47,8 +52,7 @@ class Undoing:
                 self._overlay.overwritten(tx, local, "discarded")
                 local = self._locals.get(number, tx)
             if local.entity is None:
-                self._locals.update(tx, number, gone=1, state=Sending.CLEAN.value, since_ns=0)
-                self._overlay.drop_if_over(tx, self._locals.get(number, tx))
+                self._overlay.remove_row(tx, local, "discarded")
             else:
                 changed.append(self._as_told(tx, local))
             for folder, _ in changed:
@@ -93,7 +97,10 @@ class Undoing:
 
     def restore(self, number: int) -> int:
         """Puts recovered bytes back where they were: as an edit of the file that is there, or as a file
-        of their own. Returns its key. Raises NotFound when they, or their folder, are there no more.
+        of their own. Returns its key.
+
+        A large one that was taken away before all its bytes were here has what lacks fetched, from the version
+        that it was made from. Raises NotFound when they, their folder, or that version are there no more.
         """
         found = self._overlay.store.read.execute(
             "SELECT path, file FROM recovered WHERE id = ? AND file <> ''", (number,)
@@ -114,27 +121,75 @@ class Undoing:
             there = None
         with self._overlay.change() as tx:
             staged = self._locals.next_number(tx)
-        self._staging.restore_recovered(file, staged)
-        if self._staging.is_lazy(staged):
-            self._staging.recover(staged, name)
-            raise NotSupported(
-                "the edit was taken away before all bytes of its file were here",
-                hint=f"what was written lies in {self._staging.recovered_path(file)}",
-            )
-        self._staging.sync(staged)
-        stamp = self._staging.stamp(staged)
-        if there is None:
-            local, empty = self._overlay.create_file(
-                folder.key, name, mode=0o644, uid=os.getuid(), gid=os.getgid()
-            )
-            del empty  # its file was never made
+        lazy = self._bring_back(file, staged)
+        try:
+            stamp = self._staging.stamp(staged)
+            key = self._record(number, staged, stamp, folder.key, name, there, lazy=lazy)
+        except BaseException:
+            self._lazily.drop(staged)
+            self._staging.undo_restore(file, staged)
+            raise
+        self._overlay.store.sync()
+        self._staging.drop_recovered(file)
         with self._overlay.change() as tx:
+            self._lazily.forget(tx, self._staging.number_of(file))
+            # The drop changed its ctime, which is no edit.
+            now = self._locals.of_staged(staged, tx)
+            if now is not None and now.stamp == stamp.text():
+                self._locals.update(tx, now.id, stamp=self._staging.stamp(staged).text())
+        if lazy:
+            self._lazily.fill(staged)
+        self._on_name(folder.key, name)
+        return key
+
+    def _bring_back(self, file: str, staged: int) -> bool:
+        """Gives a recovered file a number, durably; whether it still lacks bytes of what it was made from."""
+        self._staging.restore_recovered(file, staged)
+        try:
+            lazy = self._lazily.bring_back(self._staging.number_of(file), staged)
+            if not lazy:
+                self._staging.sync(staged)
+        except SyndError as error:
+            self._staging.undo_restore(file, staged)
+            kept = f"what was written lies in {self._staging.recovered_path(file)}"
+            if isinstance(error, NotFound):
+                raise NotFound(
+                    "not all bytes of this file were here when it was taken away, and the version "
+                    "that it was made from is known no more",
+                    hint=f"{kept}, with holes where bytes lack",
+                ) from error
+            if isinstance(error, StoreError):
+                raise StoreError(f"it cannot be restored: {error.message}", hint=kept) from error
+            raise
+        return lazy
+
+    def _record(
+        self,
+        number: int,
+        staged: int,
+        stamp: Stamp,
+        folder: int,
+        name: bytes,
+        there: Seen | None,
+        *,
+        lazy: bool,
+    ) -> int:
+        """Makes the bytes an edit of what is there, or a file of their own; returns its key."""
+        if there is None:
+            # Its file is never made: what came back takes its place.
+            local, _ = self._overlay.create_file(
+                folder, name, mode=0o644, uid=os.getuid(), gid=os.getgid()
+            )
+        with self._overlay.change() as tx:
+            if not forget_recovered(tx, number):
+                raise NotFound(f"there is nothing to restore under {number} any more")
             local = self._overlay.claim(tx, there) if there is not None else local
             old = local.staged
             self._locals.update(
                 tx,
                 local.id,
                 staged=staged,
+                lazy=int(lazy),
                 edit=local.edit + 1,
                 size=stamp.size,
                 stamp=stamp.text(),
@@ -142,17 +197,7 @@ class Undoing:
             if old and there is not None:
                 self._overlay.unused(old)
             self._overlay.queue(tx, self._locals.get(local.id, tx))
-            tx.execute("DELETE FROM recovered WHERE id = ?", (number,))
-            key = self._locals.get(local.id, tx).key
-        self._overlay.store.sync()
-        self._staging.drop_recovered(file)
-        with self._overlay.change() as tx:
-            # The drop changed its ctime, which is no edit.
-            now = self._locals.of_staged(staged, tx)
-            if now is not None and now.stamp == stamp.text():
-                self._locals.update(tx, now.id, stamp=self._staging.stamp(staged).text())
-        self._on_name(folder.key, name)
-        return key
+            return self._locals.get(local.id, tx).key
 
     def _may_take(self, there: Seen) -> bool:
         """Whether a file's bytes may be replaced: it is no edit itself, and nobody has it open."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from sqlite3 import Connection
 
 from synd.errors import SyndError
+from synd.log import fields
+from synd.mirror.checkpoints import checkpoint
 from synd.mirror.conflicts import News
 from synd.mirror.overlay import Overlay
 from synd.mirror.tree import Tree
+
+log = logging.getLogger(__name__)
 
 Work = Callable[[Connection], News | None]
 
@@ -43,6 +48,7 @@ class Writes:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
+                checkpoint("journal.before-commit")
                 results = await self._tree.in_writer(
                     partial(self._write_all, [work for work, _ in batch])
                 )
@@ -55,12 +61,17 @@ class Writes:
                 if not isinstance(error, Exception):
                     raise
                 continue
+            checkpoint("journal.after-commit")
             for (_, future), result in zip(batch, results, strict=True):
                 if isinstance(result, Exception):
                     future.set_exception(result)
                     continue
                 future.set_result(result)
-                self._on_news(result)
+                try:
+                    self._on_news(result)
+                except SyndError as error:
+                    # Who listens failed, as on a full disk; those that wait here must hear of theirs.
+                    log.warning("push.news_lost", extra=fields(why=error.message))
 
     def _write_all(self, works: list[Work]) -> list[News | Exception]:
         results: list[News | Exception] = []

@@ -34,10 +34,12 @@ class Store:
         """
         self.path = path
         self._lock = threading.RLock()
-        self._local = threading.local()
+        self._readers: dict[int, sqlite3.Connection] = {}
+        """By the thread's ident. Not thread-local: libfuse calls from threads of its own, whose Python side is
+        a new one at each call; and what a thread that ended has left is its successor's of the same ident.
+        """
         # Of its own: a thread's first read must not wait for a transaction.
         self._readers_lock = threading.Lock()
-        self._readers: list[sqlite3.Connection] = []
         self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -83,7 +85,7 @@ class Store:
     @property
     def read(self) -> sqlite3.Connection:
         """This thread's read-only connection."""
-        connection: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        connection = self._readers.get(threading.get_ident())
         if connection is None:
             if self._closed:
                 raise StoreError("the store is closed")
@@ -97,9 +99,8 @@ class Store:
                     cached_statements=64,
                 )
                 _pragmas(connection, READER_CACHE_KIB)
-            self._local.reader = connection
             with self._readers_lock:
-                self._readers.append(connection)
+                self._readers[threading.get_ident()] = connection
         return connection
 
     @contextlib.contextmanager
@@ -135,7 +136,7 @@ class Store:
                 return
             self._closed = True
             with self._readers_lock:
-                for connection in self._readers:
+                for connection in self._readers.values():
                     connection.close()
             self._writer.close()
 

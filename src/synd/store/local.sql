@@ -104,7 +104,7 @@ CREATE TABLE recovered (
     id        INTEGER PRIMARY KEY,
     at_ns     INTEGER NOT NULL,
     path      TEXT    NOT NULL,                 -- where it was, below the mount
-    reason    TEXT    NOT NULL,                 -- deleted, overwritten, discarded
+    reason    TEXT    NOT NULL,                 -- deleted, overwritten, discarded; found: left by a kill, its place is not known
     entity    INTEGER,                          -- in the service's trash can, or whose unsent bytes these were
     file      TEXT    NOT NULL DEFAULT '',      -- name in the recovery folder; empty: no bytes of our own
     size      INTEGER NOT NULL DEFAULT 0

@@ -138,12 +138,11 @@ class Outbox:
             (now_ns, now_ns + _PARKED_NS),
         ).rowcount
 
-    def wake_all(self, tx: sqlite3.Connection, now_ns: int, *, parked_only: bool) -> None:
-        """Ends the waiting of all rows, or of those parked."""
-        after = now_ns + _PARKED_NS if parked_only else now_ns
+    def wake_all(self, tx: sqlite3.Connection, now_ns: int, *, over_ns: int = 0) -> None:
+        """Ends the waiting of all rows, or of those that would wait longer than that."""
         tx.execute(
             "UPDATE local SET not_before_ns = ? WHERE state = 'waiting' AND not_before_ns > ?",
-            (now_ns, after),
+            (now_ns, now_ns + over_ns),
         )
 
     def hurry(self, tx: sqlite3.Connection, number: int, now_ns: int) -> None:

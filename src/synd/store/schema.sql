@@ -1,5 +1,5 @@
 -- The present schema. Times are UTC ns since 1970; ids are the service's own numbers; booleans 0/1.
--- Everything here but `pin` and `job` is known to the service and could be asked for again.
+-- Everything here but `pin` is known to the service and could be asked for again. Jobs: jobs.sql.
 
 -- What the rows below belong to. `endpoint` and `user`: rows of one never mix with those of another.
 CREATE TABLE meta (
@@ -104,24 +104,3 @@ CREATE TABLE pin (
     entity     INTEGER PRIMARY KEY,
     pinned_ns  INTEGER NOT NULL
 ) STRICT;
-
--- Work that outlives a restart.
-CREATE TABLE job (
-    id           TEXT PRIMARY KEY,
-    kind         TEXT NOT NULL,
-    subject      TEXT NOT NULL,                 -- what it works on, for people
-    arguments    TEXT NOT NULL,                 -- JSON, for the handler
-    state        TEXT NOT NULL CHECK (state IN ('pending', 'running', 'completed', 'failed', 'cancelled')),
-    created_ns   INTEGER NOT NULL,
-    started_ns   INTEGER,
-    finished_ns  INTEGER,
-    done         INTEGER NOT NULL DEFAULT 0,    -- in `unit`
-    total        INTEGER,                       -- NULL: not known yet
-    unit         TEXT NOT NULL DEFAULT 'bytes' CHECK (unit IN ('bytes', 'files', 'requests')),
-    note         TEXT NOT NULL DEFAULT '',      -- what it does just now
-    problem      TEXT,                          -- JSON problem body of a failure
-    result       TEXT                           -- JSON
-) STRICT, WITHOUT ROWID;
-
--- claim: the oldest pending
-CREATE INDEX job_by_state ON job (state, created_ns);

@@ -125,9 +125,9 @@ def _counted(connection: sqlite3.Connection) -> Counts:
     return Counts(bytes=size, since_ns=since, **by_state)
 
 
-def forget_recovered(tx: sqlite3.Connection, number: int) -> None:
-    """It came back."""
-    tx.execute("DELETE FROM recovered WHERE id = ?", (number,))
+def forget_recovered(tx: sqlite3.Connection, number: int) -> bool:
+    """It came back, or is kept no longer; false when it had gone before."""
+    return tx.execute("DELETE FROM recovered WHERE id = ?", (number,)).rowcount > 0
 
 
 def is_kept_here(local: Local) -> bool:

@@ -532,6 +532,24 @@ class TestStatus:
         assert json.loads(told.out)["safe_to_stop"] is True
 
 
+class TestClosing:
+    def test_file_when_closed_after_fsync_does_not_wait_for_quiet(self, writable, place):
+        """While it is open it is not sent until it is quiet; once it is closed there is nothing to wait for."""
+        project, where = place
+        code = """
+import threading
+with open(argv[0], 'wb') as f:
+    f.write(b'whole'); f.flush(); os.fsync(f.fileno())
+    # Longer than a closed file would wait.
+    threading.Event().wait(1.5)
+"""
+        done = writable.python(code, writable.at(where, "synced.bin"))
+        assert done.status == 0, done.err
+        # Far less than `quiet_s`, which is 30 s.
+        assert 0 == writable.synd("wait", "--timeout", "15").status
+        assert md5_of(b"whole") == held(writable, project)["synced.bin"]
+
+
 class TestLargeFiles:
     def test_large_file_when_changed_in_the_middle_is_not_waited_for(
         self, writable, ground, tmp_path
@@ -558,6 +576,8 @@ with open(argv[0], 'r+b') as f:
 
 
 class TestTakingBack:
+    @pytest.mark.req("S3-25")
+    @pytest.mark.req("S3-57")
     def test_removed_file_when_restored_is_back_on_both_sides(self, writable, place):
         """From the service's trash can, by its path."""
         project, where = place

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from synd import errors
-from synd.control import changes, contract
+from synd.control import changes, contract, ready
 from synd.control.connect import Control
 from tests.support.daemons import control_api, until
 
@@ -35,6 +35,7 @@ GETS = [
     (contract.LIST, {"target": "syn5", "long": 1}, contract.Listing),
     (contract.CACHE, {}, contract.CacheUsage),
     (contract.JOBS, {}, contract.Jobs),
+    (contract.JOBS, {"all": 1, "kind": "prefetch", "limit": 3}, contract.Jobs),
     (contract.CONFIG, {}, dict[str, object]),
     (changes.PENDING, {}, changes.Pending),
     (changes.PENDING, {"path": "/mnt/synapse/P", "limit": 3}, changes.Pending),
@@ -43,14 +44,19 @@ GETS = [
     (f"{changes.CONFLICTS}/3", {}, changes.Conflict),
     (changes.RECOVERED, {}, changes.RecoveredList),
     (changes.TRACKED, {}, changes.TrackedList),
+    (ready.FORMATS, {}, ready.Formats),
 ]
 POSTS = [
     (contract.WAIT, {"path": None, "timeout_s": 1}, contract.WaitReply),
     (contract.PREFETCH, {"targets": ["syn5"], "pin": False}, contract.Job),
+    (ready.PREPARE, {"targets": ["syn5"]}, ready.Prepared),
     (contract.CACHE_CLEAR, {"targets": []}, contract.CacheReply),
     (contract.CACHE_PIN, {"targets": ["syn5"]}, contract.CacheReply),
     (contract.CACHE_UNPIN, {"targets": ["syn5"]}, contract.CacheReply),
     (contract.CACHE_VERIFY, {"targets": []}, contract.Job),
+    (contract.JOBS_PAUSE, {"kinds": []}, contract.QueueState),
+    (contract.JOBS_RESUME, {"kinds": ["verify"]}, contract.QueueState),
+    (contract.JOBS_CLEAN, {}, contract.QueueState),
     (changes.DISCARD, {"targets": ["/mnt/synapse/P/a"]}, changes.Discarded),
     (changes.UPLOAD_NOW, {"path": None}, changes.Pending),
     (changes.PAUSE, {}, changes.Pending),
@@ -255,6 +261,20 @@ class TestJobs:
         assert api.control.get(contract.JOBS)["jobs"] == []
         assert len(api.control.get(contract.JOBS, all=1)["jobs"]) == 1
         assert api.control.job(made["id"], "retry")["state"] == "running"
+
+    def test_jobs_when_followed_arrive_as_they_change(self, api):
+        """Server-sent events: what is active, then each change; a log until its job has ended."""
+        made = api.control.post(contract.PREFETCH, {"targets": ["syn5"]})
+        api.services.work.said[made["id"]] = "one\n"
+        api.loop.call_soon_threadsafe(api.services.work.source.put_nowait, None)
+        told = list(api.control.stream(contract.JOBS_FOLLOW))
+        log = f"{contract.JOBS}/{made['id']}/log"
+
+        assert [("job", made["id"])] == [(e["kind"], e["data"]["id"]) for e in told]
+        assert ["one\n"] == [e["data"]["text"] for e in api.control.stream(log, follow=1)]
+        TypeAdapter(contract.JobLog).validate_python(api.control.get(log, offset=2))
+        with pytest.raises(errors.NotFound):
+            list(api.control.stream(f"{contract.JOBS}/nope/log", follow=1))
 
     def test_job_when_unknown_is_not_found(self, api):
         """404, whatever signs the id holds."""

@@ -325,6 +325,19 @@ class TestFilling:
         assert [(n << 20, 1 << 20) for n in range(5)] == base.asked
         assert base.data == staging.path(NUMBER).read_bytes()
 
+    def test_fill_of_some_bytes_leaves_the_rest_for_the_next_turn(self, staging: Staging) -> None:
+        """So that other files have theirs in between."""
+        base = Base(5 << 20)
+        lazy = Lazy.create(staging, NUMBER, len(base.data), base)
+        assert not lazy.fill(most=2 << 20)
+        assert lazy.missing_bytes == 3 << 20
+        assert not lazy.fill(most=1)
+        assert lazy.missing_bytes == 2 << 20
+
+        assert lazy.fill(most=2 << 20)
+        assert base.data == whole(lazy)
+        lazy.close()
+
     def test_fill_that_waits_when_stopped_cancels_its_request(self, lazy: Lazy, base: Base) -> None:
         """A stop does not wait for the network."""
         base.later = True

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from synd.cache.objects import ObjectStore
-from synd.cache.staging import SYNC_ALL_FROM, TICK_NS, Staging, Stamp, Usage
+from synd.cache.staged import SYNC_ALL_FROM, TICK_NS, Stamp, Usage
+from synd.cache.staging import Staging
 from synd.cache.statedisk import copy_sparse, disk_error
 from synd.digest import md5_of_bytes
 from synd.errors import (
@@ -330,6 +331,36 @@ class TestRecovery:
         assert [f"{FIRST + 256:x}-b"] == staging.recovered_names()
         assert not staging.put_back(FIRST + 1)
         assert staging.put_back(FIRST)
+
+    def test_restore_that_is_undone_leaves_it_recovered(self, staging: Staging) -> None:
+        """With its map; doing it again is fine."""
+        put(staging, FIRST, b"edit")
+        Path(staging.map_path(FIRST)).write_bytes(b"map")
+        name = staging.recover(FIRST, "a")
+        before = names(staging)
+        staging.restore_recovered(name, FIRST + 7)
+        assert staging.has_map(FIRST)
+        assert staging.has_map(FIRST + 7)
+        for _ in range(2):
+            staging.undo_restore(name, FIRST + 7)
+            assert before == names(staging)
+
+        assert staging.recovered_path(name).read_bytes() == b"edit"
+        assert staging.has_map(FIRST)
+        assert not staging.has_map(FIRST + 7)
+
+    def test_restore_that_moved_the_file_is_undone_too(self, staging: Staging) -> None:
+        """A disk without hard links moves it: then it is moved back."""
+        put(staging, FIRST, b"edit")
+        Path(staging.map_path(FIRST)).write_bytes(b"map")
+        name = staging.recover(FIRST, "a")
+        before = names(staging)
+        staging.restore_recovered(name, FIRST + 7)
+        staging.drop_recovered(name)
+        staging.undo_restore(name, FIRST + 7)
+
+        assert before == names(staging)
+        assert staging.recovered_path(name).read_bytes() == b"edit"
 
     def test_restore_gives_a_number_and_stays_until_dropped(self, staging: Staging) -> None:
         """A kill in between loses nothing, as the bytes have both names."""

@@ -22,6 +22,12 @@ COMMANDS = [
     ["cache", "verify"],
     ["jobs"],
     ["jobs", "--all"],
+    ["jobs", "list", "--kind", "prefetch", "--limit", "5"],
+    ["jobs", "pause"],
+    ["jobs", "resume", "verify"],
+    ["jobs", "clean"],
+    ["cancel", "--all"],
+    ["retry", "--failed"],
     ["diff", "/mnt/synapse/P/a"],
     ["upload-now"],
     ["upload-now", "--wait", "/mnt/synapse/P"],
@@ -120,12 +126,12 @@ class TestJobs:
     def test_prefetch_when_the_job_fails_has_its_code(self, synd, daemon):
         """The job's own error is the command's."""
 
-        async def failing(_id):
+        def failing(_id):
             job = daemon._made("prefetch", "syn5")
             problem = {"type": "Offline", "title": "cannot reach it", "hint": "later"}
             return {**job, "state": "failed", "problem": problem}
 
-        daemon.job = failing
+        daemon.work.get = failing
         said = synd("prefetch", "syn5")
 
         assert said.code == 69
@@ -134,10 +140,10 @@ class TestJobs:
     def test_prefetch_when_cancelled_elsewhere_is_130(self, synd, daemon):
         """Neither success nor failure."""
 
-        async def cancelled(_id):
+        def cancelled(_id):
             return {**daemon._made("prefetch", "syn5"), "state": "cancelled"}
 
-        daemon.job = cancelled
+        daemon.work.get = cancelled
 
         assert synd("prefetch", "syn5").code == 130
 

@@ -32,7 +32,7 @@ def build(desk: Desk, edits: object) -> Answers:
     return parts.call(
         lambda: Answers(
             config=Config(mount=str(desk.mount)), endpoints=from_base("https://x.invalid"),
-            store=parts.store, tree=parts.tree, sizes=parts.sizes, streams=parts.streams,
+            work=parts.work, ready=parts.ready, tree=parts.tree, sizes=parts.sizes, streams=parts.streams,
             cache=parts.cache, fs=parts.fs, pins=parts.pins, poller=parts.poller,
             operations=parts.operations, waits=parts.waits, client=Client(desk),
             events=parts.events, session=lambda: None, edits=edits,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -48,7 +48,7 @@ def add(parts: Parts, kind: str, *entities: int) -> Job:
 def ended(parts: Parts, job: Job, timeout_s: float = 20) -> Job:
     done = {S.COMPLETED, S.FAILED, S.CANCELLED}
     return eventually(
-        lambda: found if (found := parts.queue.get(job.id)).state in done else None,
+        lambda: found if (found := parts.queue.newest(job.id)).state in done else None,
         timeout_s=timeout_s,
     )
 
@@ -56,11 +56,9 @@ def ended(parts: Parts, job: Job, timeout_s: float = 20) -> Job:
 class CancellingQueue(Queue):
     """Where the user is quicker than the runner."""
 
-    def claim(self) -> Job | None:
-        found = super().claim()
-        if found is not None:
-            self.finish(found.id, S.CANCELLED)
-        return found
+    def lease(self, kinds: Iterable[str], owner: str, lease_s: float) -> Job | None:
+        found = super().lease(kinds, owner, lease_s)
+        return None if found is None else self.cancel(found.id)
 
 
 class TestPrefetch:
@@ -117,7 +115,7 @@ class TestPrefetch:
             found = ended(parts, add(parts, "prefetch", ids["P"]))
             assert (S.FAILED, "Offline") == (found.state, found.problem["type"])
             remote.offline = False
-            parts.call(lambda: parts.operations.retry(found.id))
+            parts.run(parts.operations.retry(found.id))
             again = ended(parts, found)
 
         assert S.COMPLETED is again.state
@@ -129,9 +127,9 @@ class TestPrefetch:
         with running(parts):
             remote.delay_s = 0.3
             eventually(lambda: parts.queue.get(job.id).state is S.RUNNING)
-            cancelled = parts.call(lambda: parts.operations.cancel(job.id))
+            cancelled = parts.run(parts.operations.cancel(job.id))
             assert S.CANCELLED is cancelled.state
-            eventually(lambda: not parts.call(lambda: dict(parts.operations._running)))
+            assert not parts.operations.dispatcher.running
             remote.delay_s = 0.0
             found = ended(parts, add(parts, "prefetch", ids["Q"]))
 
@@ -143,15 +141,15 @@ class TestPrefetch:
     def test_job_that_waits_can_be_cancelled_and_retried(self, parts, ids):
         """Before anybody has begun it; a job that is done stays done."""
         job = add(parts, "prefetch", ids["Q"])
-        parts.call(lambda: parts.operations.cancel(job.id))
+        parts.run(parts.operations.cancel(job.id))
         with running(parts):
-            parts.call(lambda: parts.operations.retry(job.id))
+            parts.run(parts.operations.retry(job.id))
             assert S.COMPLETED is ended(parts, job).state
             with pytest.raises(Busy):
-                parts.call(lambda: parts.operations.retry(job.id))
-            assert S.COMPLETED is parts.call(lambda: parts.operations.cancel(job.id)).state
+                parts.run(parts.operations.retry(job.id))
+            assert S.COMPLETED is parts.run(parts.operations.cancel(job.id)).state
         with pytest.raises(NotFound):
-            parts.call(lambda: parts.operations.cancel("nope"))
+            parts.run(parts.operations.cancel("nope"))
 
     def test_job_cancelled_while_it_is_claimed_is_not_run(self, parts, ids, storage):
         """Between the row and the task."""
@@ -167,19 +165,31 @@ class TestPrefetch:
             parts.run(asyncio.sleep(0))
         assert [] == storage.requests
 
-    def test_job_that_died_with_the_daemon_is_run_again(self, build, ids, remote):
-        """After the restart, from what is here."""
+    def test_job_that_a_stop_cut_short_is_run_again(self, build, ids, remote):
+        """After the restart, from what is here; it costs no attempt."""
         parts = build()
         job = add(parts, "prefetch", ids["P"])
         remote.delay_s = 5
         with running(parts):
             eventually(lambda: parts.queue.get(job.id).state is S.RUNNING)
-        assert S.RUNNING is parts.queue.get(job.id).state
+        assert S.CANCELLED is parts.queue.get(job.id).state
+        assert (S.PENDING, 1) == (
+            parts.queue.newest(job.id).state, parts.queue.newest(job.id).attempt,
+        )  # fmt: skip
         parts.close()
         remote.delay_s = 0
         parts = build()
         with running(parts):
             assert S.COMPLETED is ended(parts, job).state
+
+    def test_job_that_died_with_the_daemon_is_run_again(self, parts, ids):
+        """Its row says that somebody runs it who is not there."""
+        job = add(parts, "prefetch", ids["P"])
+        parts.queue.mark_running(job.id, "host:boot:1:1", 0.0)
+        with running(parts):
+            assert S.COMPLETED is ended(parts, job).state
+
+        assert "LEASE_LOST" == parts.queue.get(job.id).failure
 
     def test_bug_in_a_handler_ends_the_job_and_not_the_runner(self, parts, ids, caplog):
         """It is logged with its traceback; the next job runs."""

@@ -1,0 +1,230 @@
+"""What the control API may ask of files made readable by region: their bytes, their state, their jobs.
+
+Access is decided on the file that was asked for, before anything else. Leaves what there is and how it is
+made to `schedule.preparing`, and HTTP to `control.data`. On the daemon's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+
+from synd.cache.folder import Cache
+from synd.control import contract, ready
+from synd.errors import Forbidden, NotFound, NotSupported, StageFailed, UsageError
+from synd.ids import syn
+from synd.jobs.model import Job
+from synd.mirror.sizes import Sizes
+from synd.mirror.streams import Streams
+from synd.model import WITH_BYTES, FileVersion, Kind
+from synd.processors.base import ArtifactKind, Tools
+from synd.processors.detect import name_format
+from synd.processors.select import formats_table
+from synd.processors.tools import Toolchain
+from synd.ranges import ByteRange, FileSlice
+from synd.store.entities import Row
+from syndd.places import Places
+from syndd.schedule.preparing import Content, NothingToMake, Preparer, Ready
+from syndd.schedule.showing import as_contract
+
+CHUNK = 1 << 20
+
+_HANDLES = itertools.count(1 << 40)
+"""Of reads for the control API; the kernel's are smaller, the preparer's negative."""
+
+
+class ReadyFiles:
+    """Artifacts of entities, for the control API."""
+
+    def __init__(
+        self,
+        places: Places,
+        sizes: Sizes,
+        streams: Streams,
+        cache: Cache,
+        preparer: Preparer,
+        tools: Tools,
+    ) -> None:
+        self._places = places
+        self._sizes = sizes
+        self._streams = streams
+        self._cache = cache
+        self._preparer = preparer
+        self._tools = tools
+
+    async def find(
+        self, target: str, kind: ArtifactKind, *, raw: bool = False, start: bool = True
+    ) -> Content | contract.Job:
+        """The bytes of an artifact, or the job that makes it.
+
+        Raises NotFound: no such file, a file that has no such artifact, or, without `start`, one that is not
+        made yet; Forbidden; StageFailed when its content cannot be processed; Busy.
+        """
+        row, file = await self._file(target)
+        if raw:
+            return await self._raw(row, file, kind)
+        pair = await asyncio.to_thread(self._preparer.look, file)
+        found = pair.data if kind is ArtifactKind.DATA else pair.index
+        if found is not None:
+            return self._content(row, file, found)
+        if not start:
+            return await self._unstarted(row, file, kind)
+        wanted = await self._preparer.want(file, row.name)
+        if isinstance(wanted, Job):
+            return as_contract(wanted)
+        if isinstance(wanted, NothingToMake):
+            return await self._as_it_is(row, file, kind, wanted.why)
+        made = wanted.data if kind is ArtifactKind.DATA else wanted.index
+        assert made is not None  # `want` returns both or none
+        return self._content(row, file, made)
+
+    async def is_ready(self, target: str, kind: ArtifactKind) -> bool:
+        """Whether `find` would have bytes. Starts nothing. Raises NotFound for an index of what has none."""
+        try:
+            return isinstance(await self.find(target, kind, start=False), Content)
+        except NotFound as error:
+            if isinstance(error, _NotMade):
+                return False
+            raise
+
+    async def prepare(self, targets: Sequence[str]) -> ready.Prepared:
+        """Claims a job for each file that needs one. Raises NotFound when there is no such file."""
+        if not targets:
+            raise UsageError("nothing was named to be prepared")
+        found: ready.Prepared = {"jobs": [], "ready": [], "as_they_are": [], "failed": []}
+        for target in targets:
+            row, file = await self._file(target)
+            path = self._places.shown_entity(row.id)
+            try:
+                wanted = await self._preparer.want(file, row.name)
+            except StageFailed as error:
+                told: ready.NotPrepared = {
+                    "path": path,
+                    "failure": error.failure,
+                    "reason": error.message,
+                }
+                found["failed"].append(told)
+                continue
+            if isinstance(wanted, Job):
+                found["jobs"].append(as_contract(wanted))
+            elif isinstance(wanted, NothingToMake):
+                found["as_they_are"].append({"path": path, "reason": wanted.why})
+            else:
+                found["ready"].append(path)
+        return found
+
+    async def formats(self) -> ready.Formats:
+        """What becomes of each format here, and what is missing."""
+        rows = await asyncio.to_thread(lambda: formats_table(Toolchain(self._tools)))
+        return {
+            "formats": [
+                {
+                    "format": str(row.format),
+                    "processor": row.processor,
+                    "data": row.data,
+                    "indexes": list(row.indexes),
+                    "tools": list(row.tools),
+                    "missing": row.missing,
+                }
+                for row in rows
+            ]
+        }
+
+    async def _file(self, target: str) -> tuple[Row, FileVersion]:
+        place = await self._places.resolve(target)
+        row = place.row
+        if row is None or Kind(row.kind) not in WITH_BYTES:
+            raise NotFound(f"{target} is no file of the service", path=target)
+        if place.version is not None:
+            raise NotSupported("only the present version of a file is prepared")
+        if not row.current:
+            row = await self._sizes.one(row)
+        if row.unmet_terms or row.key is None:
+            raise Forbidden(f"you may not download {row.name!r}", entity=syn(row.id))
+        return row, row.file()
+
+    async def _unstarted(self, row: Row, file: FileVersion, kind: ArtifactKind) -> Content:
+        """What a request that must not start anything is answered; by the name alone."""
+        plain = name_format(row.name)
+        handled = {str(one.format) for one in formats_table(Toolchain(self._tools)) if one.indexes}
+        if file.md5 is None or not file.size or plain not in handled:
+            return await self._as_it_is(row, file, kind, "it is read as it is")
+        raise _NotMade(f"{row.name!r} is not prepared", hint="`synd prepare` does it")
+
+    async def _as_it_is(self, row: Row, file: FileVersion, kind: ArtifactKind, why: str) -> Content:
+        if kind is ArtifactKind.INDEX:
+            raise NotFound(f"{row.name!r} has no index: {why}", entity=syn(row.id))
+        return self._source(row, file)
+
+    async def _raw(self, row: Row, file: FileVersion, kind: ArtifactKind) -> Content:
+        if kind is ArtifactKind.DATA:
+            return self._source(row, file)
+        raise NotFound(f"no index lies beside {row.name!r}", entity=syn(row.id))
+
+    def _source(self, row: Row, file: FileVersion) -> Content:
+        return Content(
+            key=file.key, size=file.size or 0, etag=f'"md5:{file.key}"', media=file.content_type,
+            name=row.name, source=file,
+        )  # fmt: skip
+
+    def _content(self, row: Row, file: FileVersion, made: Ready) -> Content:
+        if made.alias:
+            return self._source(row, file)
+        return Content(
+            key=made.content, size=made.size, etag=f'"{made.digest}"',
+            media="application/octet-stream", name=f"{row.name}{made.suffix}",
+        )  # fmt: skip
+
+    # Bytes.
+
+    async def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]:
+        """The bytes of a range, from one and the same content even if it is evicted meanwhile.
+
+        Raises NotFound at the first piece when an artifact was evicted before it was opened.
+        """
+        fd = self._cache.open(content.key, content.size)
+        if fd is None and content.source is None:
+            raise NotFound(f"{content.name!r} left the cache just now", hint="ask again")
+        self._cache.hold(content.key)
+        try:
+            if fd is not None:
+                at = span.start
+                while at < span.end:
+                    piece = await asyncio.to_thread(os.pread, fd, min(CHUNK, span.end - at), at)
+                    if not piece:
+                        return
+                    yield piece
+                    at += len(piece)
+                return
+            assert content.source is not None
+            async for piece in self._fetched(content.source, span):
+                yield piece
+        finally:
+            self._cache.release(content.key)
+            if fd is not None:
+                os.close(fd)
+
+    async def _fetched(self, file: FileVersion, span: ByteRange) -> AsyncIterator[bytes]:
+        handle = next(_HANDLES)
+        reader = self._streams.reader(file)
+        try:
+            at = span.start
+            while at < span.end:
+                got = await asyncio.to_thread(reader.read, handle, at, min(CHUNK, span.end - at))
+                if isinstance(got, Future):
+                    got = await asyncio.wrap_future(got)
+                if isinstance(got, FileSlice):
+                    got = await asyncio.to_thread(os.pread, got.fd, got.size, got.offset)
+                if not got:
+                    return
+                yield bytes(got)
+                at += len(got)
+        finally:
+            reader.close_handle(handle)
+
+
+class _NotMade(NotFound):
+    """Buildable, and not built."""

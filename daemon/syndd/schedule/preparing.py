@@ -1,0 +1,483 @@
+"""Makes files readable by region: what there is of a file's artifacts, and the jobs that make them.
+
+Leaves formats to `synd.processors`, the worker process to `pool`, and the job's life to `dispatch`. The
+artifacts' bytes are objects of the cache, by the md5 of their own bytes, so they are read, evicted and
+checked as all else there; what is evicted counts as not made.
+
+Looking never starts anything and asks nobody; `want` may read a file's first bytes, and claims a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Awaitable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from synd.cache.folder import Cache
+from synd.cache.objects import How
+from synd.clock import NS, SYSTEM, Clock
+from synd.config import Config, size_bytes
+from synd.digest import md5_of_file
+from synd.errors import Forbidden, IntegrityError, NotFound, StageFailed, SyndError
+from synd.ids import ContentKey, EntityId, FileHandleId, Md5, Version, syn
+from synd.jobs.failures import Failure
+from synd.jobs.model import Job, Priority
+from synd.jobs.retries import capped
+from synd.mirror.streams import Streams
+from synd.model import FileVersion
+from synd.processors.base import (
+    PIPELINE_VERSION,
+    SYNAPSE,
+    ArtifactKind,
+    Caps,
+    Processor,
+    Source,
+    Stored,
+    Tools,
+)
+from synd.processors.detect import HEAD_BYTES, Format, detect
+from synd.processors.keys import workflow_key
+from synd.processors.select import PROCESSORS, select
+from synd.processors.stages import Order
+from synd.ranges import FileSlice
+from synd.store.artifacts import ArtifactRow, Artifacts, RefusalRow, put_artifact, put_refusal
+from synd.store.connect import Store
+from syndd.schedule.dispatch import Dispatcher
+from syndd.schedule.pool import Pool
+from syndd.schedule.running import InWriter, Kind, Run
+
+KIND = "preprocess"
+ALIVE_S = 5.0
+"""While the source is fetched the job says so often that it lives."""
+
+_HANDLES = itertools.count(1)
+"""Of our own reads; those of the kernel are positive."""
+
+VERSIONS = frozenset((one.id, one.version) for one in PROCESSORS)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An artifact that can be read now."""
+
+    kind: ArtifactKind
+    content: ContentKey
+    size: int
+    digest: str
+    suffix: str
+    alias: bool
+    """It is the source itself."""
+    extra: Mapping[str, tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes that can be served: of an artifact, or of the file itself."""
+
+    key: ContentKey
+    size: int
+    etag: str
+    """Strong: names the very bytes."""
+    media: str
+    name: str
+    source: FileVersion | None = None
+    """The bytes are this file's, which may have to be fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToMake:
+    """The file is served as it is, and has no index."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What there is of one source."""
+
+    data: Ready | None
+    index: Ready | None
+
+
+class Head(Protocol):
+    """Reads the first bytes of a file: from the cache, or asks for them."""
+
+    def __call__(self, file: FileVersion, size: int, /) -> Awaitable[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How jobs are run; the names are those of the configuration."""
+
+    caps: Caps
+    jobs: int = 1
+    timeout_s: float = 14_400.0
+    stall_s: float = 900.0
+    queue_max: int = 1000
+    negative_ttl_s: float = 86_400.0
+
+
+def settings(config: Config) -> Settings:
+    """What the configuration says about preprocessing."""
+    cores = len(os.sched_getaffinity(0))
+    jobs = config.jobs or max(1, cores // 2)
+    return Settings(
+        caps=Caps(
+            sort_memory_bytes=size_bytes(config.sort_memory),
+            samtools_memory_bytes=size_bytes(config.samtools_memory),
+            tool_threads=config.tool_threads or (2 if jobs == 1 and cores > 1 else 1),
+            bgzf_level=config.bgzf_level,
+            tools=Tools(config.tools),
+            gtf_as_gff3=config.gtf == "gff3",
+            verify_full=config.verify == "full",
+            reserve_bytes=config.cache_keep_free_bytes,
+        ),
+        jobs=jobs,
+        timeout_s=config.job_timeout,
+        stall_s=config.stall,
+        queue_max=config.queue_max,
+        negative_ttl_s=config.negative_ttl,
+    )
+
+
+class Preparer:
+    """On the daemon's loop, but for `look`, which any thread may call."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        streams: Streams,
+        dispatcher: Dispatcher,
+        pool: Pool,
+        write: InWriter,
+        settings: Settings,
+        *,
+        read_head: Head | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._rows = Artifacts(store)
+        self._store = store
+        self._cache = cache
+        self._streams = streams
+        self._dispatcher = dispatcher
+        self._pool = pool
+        self._write = write
+        self._settings = settings
+        self._read_head = read_head or self._head
+        self._clock = clock
+        dispatcher.register(
+            KIND,
+            Kind(
+                self._run,
+                limit=settings.jobs,
+                timeout_s=settings.timeout_s,
+                stall_s=settings.stall_s,
+                most=settings.queue_max,
+            ),
+        )
+
+    # Looking.
+
+    def look(self, file: FileVersion) -> Pair:
+        """What of a file's artifacts can be read now. Asks nobody, starts nothing."""
+        if file.md5 is None:
+            return Pair(None, None)
+        rows = self._rows.of_content(file.md5, VERSIONS)
+        found = [row for row in rows if row.kind == ArtifactKind.DATA and self._is_here(row, file)]
+        if not found:
+            return Pair(None, None)
+        data = found[0]
+        # Offsets of an index hold for the very bytes that it was built from.
+        index = next(
+            (
+                row
+                for row in rows
+                if row.kind == ArtifactKind.INDEX
+                and row.processor == data.processor
+                and row.of_digest == data.digest
+                and self._is_here(row, file)
+            ),
+            None,
+        )
+        return Pair(_ready(data), None if index is None else _ready(index))
+
+    def _is_here(self, row: ArtifactRow, file: FileVersion) -> bool:
+        if row.alias_of == "source":
+            return row.content == file.key
+        return self._cache.has(ContentKey(row.content), row.size) and all(
+            self._cache.has(ContentKey(key), size) for key, size in row.extra.values()
+        )
+
+    def refused(self, file: FileVersion) -> StageFailed | None:
+        """Why a file's bytes cannot be processed, when that was found lately."""
+        if file.md5 is None:
+            return None
+        since = self._clock.now_ns() - round(self._settings.negative_ttl_s * NS)
+        row = self._rows.refusal(file.md5, VERSIONS, since)
+        if row is None:
+            return None
+        return StageFailed(
+            row.message, failure=row.failure, bad_line=row.bad_line, entity=syn(file.entity),
+            hint="the file itself can be read as it is; `synd retry` tries again",
+        )  # fmt: skip
+
+    # Asking for it.
+
+    async def want(
+        self,
+        file: FileVersion,
+        name: str,
+        *,
+        hint: str = "",
+        priority: Priority = Priority.ASKED,
+    ) -> Pair | Job | NothingToMake:
+        """Both artifacts when they are there; else the job that makes them, which all who ask share.
+
+        Raises StageFailed (its content cannot be processed), Forbidden, Busy (draining, too many wait), and
+        what reading its first bytes raises.
+        """
+        if file.md5 is None:
+            return NothingToMake("the service does not know its md5")
+        pair = await asyncio.to_thread(self.look, file)
+        if pair.data is not None and pair.index is not None:
+            return pair
+        error = await asyncio.to_thread(self.refused, file)
+        if error is not None:
+            raise error
+        source = Source(SYNAPSE, syn(file.entity), file.md5, name, file.size or 0, hint)
+        if not source.size:
+            return NothingToMake("it is empty")
+        try:
+            detected = detect(name, await self._read_head(file, HEAD_BYTES), hint=hint)
+        except StageFailed as refused:
+            await self._remember(file, refused)
+            raise
+        processor = self._select(detected.format)
+        if processor is None or not processor.needs_processing(detected):
+            return NothingToMake(f"{detected.format} files are read as they are")
+        key = workflow_key(source.namespace, source.id, source.md5, PIPELINE_VERSION)
+        arguments: dict[str, object] = {
+            "entity": file.entity,
+            "version": file.version,
+            "handle": file.handle,
+            "md5": file.md5,
+            "size": file.size,
+            "name": name,
+            "hint": hint,
+        }
+        claim = await self._write(
+            lambda: self._dispatcher.claim(
+                KIND, name, arguments, workflow_key=key, priority=priority
+            )
+        )
+        return claim.job
+
+    def _select(self, format: Format) -> Processor | None:
+        return select(format, ArtifactKind.DATA, gtf_as_gff3=self._settings.caps.gtf_as_gff3)
+
+    async def _head(self, file: FileVersion, size: int) -> bytes:
+        """The first bytes of a file, from the cache or on their way into it."""
+        fd = self._cache.open(file.key, file.size)
+        if fd is None:
+            # A range of a large file; the whole of a small one.
+            return await asyncio.to_thread(_first_bytes, self._streams, file, size)
+        return await asyncio.to_thread(_read_fd, fd, size)
+
+    async def _remember(self, file: FileVersion, error: StageFailed) -> None:
+        try:
+            of_content = Failure(error.failure).meaning.of_content
+        except ValueError:
+            return
+        if not of_content or file.md5 is None:
+            return
+        row = RefusalRow(
+            file.md5, "", 0, error.failure, error.message, error.bad_line, self._clock.now_ns()
+        )
+
+        def write() -> None:
+            with self._store.write() as tx:
+                put_refusal(tx, row)
+
+        await self._write(write)
+
+    # Making it.
+
+    async def _run(self, job: Job, run: Run) -> Mapping[str, object]:
+        file, name, hint = _file_of(job.arguments)
+        assert file.md5 is not None  # `want` claims for nothing else
+        source = Source(SYNAPSE, syn(file.entity), file.md5, name, file.size or 0, hint)
+        self._cache.hold(file.key)
+        try:
+            await self._fetch(file, run)
+            pair = await asyncio.to_thread(self.look, file)
+            stored = {}
+            if pair.data is not None:
+                path = self._cache.objects.path(pair.data.content)
+                stored[ArtifactKind.DATA] = Stored(pair.data.digest, pair.data.size, path)
+            order = Order(
+                job=job.id,
+                source=source,
+                folder=self._pool.folder(job.id),
+                path=self._cache.objects.path(file.key),
+                stored=stored,
+                caps=_caps(self._settings.caps, job),
+            )
+            done = await self._pool.run(
+                job.id,
+                order.document(),
+                run,
+                on_stage=lambda event: self._stage_done(file, job, run, event),
+                memory_bytes=_memory_bytes(order.caps),
+            )
+        except StageFailed as error:
+            await self._remember(file, error)
+            raise
+        finally:
+            self._cache.release(file.key)
+        return {name: done.get(name) for name in ("format", "processor", "work")}
+
+    async def _fetch(self, file: FileVersion, run: Run) -> None:
+        """Until the source is an object of the cache."""
+        if self._cache.has(file.key, file.size):
+            return
+        run.progress(0, file.size, stage="fetch")
+        fetched = asyncio.wrap_future(self._streams.whole(file))
+        try:
+            while True:
+                done, _ = await asyncio.wait({fetched}, timeout=ALIVE_S)
+                if done:
+                    break
+                run.alive()
+            await fetched
+        except Forbidden as error:
+            raise _source(error, Failure.SOURCE_FORBIDDEN) from error
+        except NotFound as error:
+            raise _source(error, Failure.SOURCE_GONE) from error
+        except IntegrityError as error:
+            raise _source(error, Failure.SOURCE_CHANGED) from error
+        except SyndError as error:
+            raise _source(error, Failure.SOURCE_UNAVAILABLE) from error
+        run.progress(file.size or 0, file.size, stage="fetch")
+
+    async def _stage_done(
+        self, file: FileVersion, job: Job, run: Run, event: Mapping[str, Any]
+    ) -> None:
+        """Keeps what a stage made, then records it; a replaced worker's work is dropped by the fence."""
+        if event.get("kind") is None:
+            await run.stage_done(str(event["stage"]))
+            return
+        row = await asyncio.to_thread(self._keep, file, job, event)
+        await run.stage_done(str(event["stage"]), [row.cache_key], lambda tx: put_artifact(tx, row))
+
+    def _keep(self, file: FileVersion, job: Job, event: Mapping[str, Any]) -> ArtifactRow:
+        """The row of what a stage made, whose bytes are objects now. Cost: a read of them."""
+        folder = self._pool.folder(job.id)
+        kind = ArtifactKind(event["kind"])
+        processor = self._select(Format(event["format"]))
+        assert processor is not None  # it has just made this
+        assert file.md5 is not None
+        source = Source(SYNAPSE, syn(file.entity), file.md5, "", file.size or 0)
+        content = file.key
+        if event.get("file"):
+            content = self._adopt(folder / event["file"])
+        extra = {
+            suffix: (self._adopt(folder / name), (folder / name).stat().st_size)
+            for suffix, name in (event.get("extra") or {}).items()
+        }
+        now = self._clock.now_ns()
+        return ArtifactRow(
+            cache_key=processor.cache_key(source, kind),
+            md5=file.md5,
+            processor=processor.id,
+            processor_version=processor.version,
+            kind=str(kind),
+            alias_of=event.get("alias_of") or "",
+            digest=event["digest"],
+            of_digest=event.get("of_digest") or "",
+            size=event["size"],
+            records=event.get("records"),
+            suffix=event.get("suffix") or "",
+            toolchain=event.get("toolchain") or "",
+            content=content,
+            format=event.get("format") or "",
+            extra=extra,
+            job=job.id,
+            created_ns=now,
+            used_ns=now,
+        )
+
+    def _adopt(self, path: Path) -> ContentKey:
+        key = ContentKey(md5_of_file(path))
+        if not self._cache.objects.adopt_file(key, path, How.HARDLINK):
+            raise StageFailed("what was made is gone", failure=Failure.INTERNAL)
+        return key
+
+
+def _ready(row: ArtifactRow) -> Ready:
+    return Ready(
+        kind=ArtifactKind(row.kind),
+        content=ContentKey(row.content),
+        size=row.size,
+        digest=row.digest,
+        suffix=row.suffix,
+        alias=row.alias_of == "source",
+        extra=row.extra,
+    )
+
+
+def _caps(caps: Caps, job: Job) -> Caps:
+    """Those of the job: its predecessor may have run out of memory."""
+    found: dict[str, Any] = capped(asdict(caps), job.arguments)
+    return Caps(**found)
+
+
+def _memory_bytes(caps: Caps) -> int:
+    """Twice what a job should need (the formula in docs/formats.md)."""
+    most = max(caps.sort_memory_bytes, caps.samtools_memory_bytes * caps.tool_threads)
+    return 2 * (most * 6 // 5 + (40 << 20)) + (256 << 20)
+
+
+def _file_of(arguments: Mapping[str, object]) -> tuple[FileVersion, str, str]:
+    told: dict[str, Any] = dict(arguments)
+    name = str(told["name"])
+    file = FileVersion(
+        entity=EntityId(told["entity"]),
+        version=Version(told["version"]),
+        handle=None if told["handle"] is None else FileHandleId(told["handle"]),
+        md5=Md5(told["md5"]),
+        size=told["size"],
+        name=name,
+    )
+    return file, name, str(told.get("hint") or "")
+
+
+def _source(error: SyndError, failure: Failure) -> StageFailed:
+    return StageFailed(error.message, failure=failure, hint=error.hint, entity=error.entity)
+
+
+def _first_bytes(streams: Streams, file: FileVersion, size: int) -> bytes:
+    """A ranged read of a large file; a small one comes whole. Waits for the service."""
+    handle = -next(_HANDLES)
+    reader = streams.reader(file)
+    try:
+        got = reader.read(handle, 0, min(size, file.size or 0))
+        if isinstance(got, Future):
+            got = got.result()
+        if isinstance(got, FileSlice):
+            return os.pread(got.fd, got.size, got.offset)
+        return bytes(got)
+    finally:
+        reader.close_handle(handle)
+
+
+def _read_fd(fd: int, size: int) -> bytes:
+    try:
+        return os.pread(fd, size, 0)
+    finally:
+        os.close(fd)

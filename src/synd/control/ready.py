@@ -1,0 +1,76 @@
+"""The contract's part about files made readable by region: their bytes, their state, making them.
+
+The same rules as in `synd.control.contract`. This module has no code either.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:
+    from typing_extensions import TypedDict
+
+from synd.control.contract import Job
+
+DATA = "/v1/data"
+"""GET or HEAD `/v1/data/{id}?raw=` → bytes, with ranges; 202, `Location` and `Retry-After` while they are made.
+HEAD starts nothing: 404. `…/{id}/status` → Readiness."""
+INDEX = "/v1/index"
+"""The same of the index; 404 for what has none. One job makes both."""
+PREPARE = "/v1/prepare"
+"""POST PrepareRequest → Prepared."""
+FORMATS = "/v1/formats"
+"""GET → Formats."""
+
+
+class PrepareRequest(TypedDict):
+    targets: list[str]
+
+
+class AsItIs(TypedDict):
+    path: str
+    reason: str
+
+
+class NotPrepared(TypedDict):
+    """A file whose content cannot be processed."""
+
+    path: str
+    failure: str
+    """Class of failure (docs/formats.md)."""
+    reason: str
+
+
+class Prepared(TypedDict):
+    """What became of the files that were named."""
+
+    jobs: list[Job]
+    """Under way; those that others asked for among them."""
+    ready: list[str]
+    as_they_are: list[AsItIs]
+    """Need nothing: they are read as they are."""
+    failed: list[NotPrepared]
+
+
+class Readiness(TypedDict):
+    ready: bool
+
+
+class Format(TypedDict):
+    """What becomes of a format on this machine."""
+
+    format: str
+    processor: str
+    data: str
+    indexes: list[str]
+    """Suffixes that its index may have."""
+    tools: list[str]
+    """Who does it here."""
+    missing: str
+    """What has to be installed first; empty: nothing."""
+
+
+class Formats(TypedDict):
+    formats: list[Format]

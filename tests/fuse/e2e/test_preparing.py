@@ -1,0 +1,273 @@
+"""Raw genomics files become indexed ones, on demand: by the command, and by whoever asks for their bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synd.control import contract, ready
+from tests.support.mounts import eventually
+from tests.support.world import Remote, World
+
+pytestmark = [pytest.mark.fuse, pytest.mark.tools, pytest.mark.timeout(180)]
+
+GENOMICS = Path(__file__).parents[2] / "fixtures" / "genomics"
+MANIFEST = json.loads((GENOMICS / "manifest.json").read_text())["files"]
+BY_NAME = {one["file"]: one for one in MANIFEST}
+
+
+@pytest.fixture(scope="module")
+def project(shared_server: Remote, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A project of all fixtures."""
+    return shared_server.seed(GENOMICS, "Genomics")
+
+
+@pytest.fixture(scope="module")
+def world(ground: Path, shared_server: Remote, project: str) -> Iterator[World]:
+    for program in ("samtools", "tabix", "curl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    one = World(ground / "preparing", shared_server, projects=[project], requests_per_minute=0)
+    try:
+        one.up()
+        yield one
+    finally:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def ids(shared_server: Remote, project: str) -> dict[str, str]:
+    """Path in the project → id."""
+    return {path: held.id for path, held in shared_server.tree(project).items()}
+
+
+def get(world: World, path: str, *options: str, out: Path | None = None) -> tuple[int, bytes]:
+    """(status, body) of a request to the control API."""
+    target = out or world.root / "body"
+    done = subprocess.run(
+        ["curl", "-s", "-o", str(target), "-w", "%{http_code}", *options,
+         "--unix-socket", str(world.folders.socket), f"http://synd{path}"],
+        capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    return int(done.stdout), target.read_bytes() if target.exists() else b""
+
+
+def prepare(world: World, *paths: str) -> Any:
+    """`synd prepare --wait`, which must succeed; what it says."""
+    done = world.synd("prepare", "--wait", "--json", *paths, timeout_s=120)
+    assert done.status == 0, f"{done.out}{done.err}\n{world.log()[-3000:]}"
+    return json.loads(done.out)
+
+
+def jobs(world: World) -> list[contract.Job]:
+    found: contract.Jobs = world.control.get(f"{contract.JOBS}?all=1&kind=preprocess")
+    return found["jobs"]
+
+
+def count(data: Path, contig: str, begin: int, end: int) -> int:
+    """Records of a region, by the tool for the kind of file."""
+    region = f"{contig}:{begin}-{end}"
+    if data.suffix in (".bam", ".cram"):
+        done = subprocess.run(
+            ["samtools", "view", "-c", str(data), region],
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+        return int(done.stdout or 0)
+    done = subprocess.run(["tabix", str(data), region], capture_output=True, timeout=30, check=True)
+    return len(done.stdout.splitlines())
+
+
+READABLE = [
+    name
+    for name in ("align/unsorted.bam", "align/sorted.bam", "align/unsorted.sam", "variants/unsorted.vcf",
+                 "variants/sorted.vcf.gz", "annotation/genes.gff3", "intervals/peaks.narrowPeak")
+    if name in BY_NAME
+]  # fmt: skip
+
+
+@pytest.mark.req("S1-01")
+@pytest.mark.req("S1-02")
+@pytest.mark.parametrize("name", READABLE)
+def test_prepared_file_is_read_by_region(
+    world: World, ids: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    """By the real tools, on the bytes that the control API serves; counted from the lists they were written from."""
+    prepare(world, ids[name])
+    wanted = BY_NAME[name]["expected"]
+    suffix = ".bam" if name.startswith("align") else ".gz"
+    data = tmp_path / f"data{suffix}"
+    assert 200 == get(world, f"{ready.DATA}/{ids[name]}", out=data)[0]
+    assert 200 == get(world, f"{ready.INDEX}/{ids[name]}", out=Path(f"{data}.{wanted['index']}"))[0]
+
+    for region in wanted["regions"]:
+        if region["contig"] in wanted["contigs"]:
+            where = (region["contig"], region["begin"], region["end"])
+            assert region["count"] == count(data, *where), where
+
+
+@pytest.mark.req("S1-03")
+@pytest.mark.req("S1-70")
+def test_ten_who_ask_at_once_share_one_job(world: World, ids: dict[str, str]) -> None:
+    """For data and for the index."""
+    name = "variants/sorted_plain.vcf"
+    before = len(jobs(world))
+    told: list[tuple[int, bytes]] = []
+    barrier = threading.Barrier(10)
+
+    def ask(number: int) -> None:
+        route = ready.DATA if number % 2 else ready.INDEX
+        barrier.wait(20)
+        told.append(get(world, f"{route}/{ids[name]}", out=world.root / f"body-{number}"))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    prepare(world, ids[name])
+
+    assert before + 1 == len(jobs(world))
+    assert 10 == len(told)
+    assert {200, 202} >= {status for status, _ in told}
+
+
+def test_prepared_file_is_not_made_again(world: World, ids: dict[str, str]) -> None:
+    """Nor is another file with the same bytes."""
+    name = "align/unsorted.bam"
+    prepare(world, ids[name])
+    before = len(jobs(world))
+    assert [] == prepare(world, ids[name])["jobs"]
+    server = world.remote
+    data = (GENOMICS / name).read_bytes()
+    twin = server.file(server.project("Twins"), "other name.bam", data)
+
+    assert [] == prepare(world, twin)["jobs"]
+    assert before == len(jobs(world))
+    assert get(world, f"{ready.DATA}/{ids[name]}") == get(world, f"{ready.DATA}/{twin}")
+
+
+@pytest.mark.req("S1-18")
+@pytest.mark.req("S1-48")
+@pytest.mark.req("S1-53")
+@pytest.mark.parametrize("name", ["tables/table.csv", "tables/table.tsv", "big/signal.bw"])
+def test_file_that_needs_nothing_is_served_as_it_is(
+    world: World, ids: dict[str, str], name: str
+) -> None:
+    """No job, and no index."""
+    before = len(jobs(world))
+    assert (200, (GENOMICS / name).read_bytes()) == get(world, f"{ready.DATA}/{ids[name]}")
+    assert 404 == get(world, f"{ready.INDEX}/{ids[name]}")[0]
+    assert prepare(world, ids[name])["as_they_are"]
+
+    assert before == len(jobs(world))
+
+
+@pytest.mark.parametrize(
+    "name", ["align/cut.bam", "variants/cut.vcf.gz", "misnamed/error_page.bam"]
+)
+def test_content_that_cannot_be_processed_is_remembered(
+    world: World, ids: dict[str, str], name: str
+) -> None:
+    """422 with the class of failure and no new job; the raw bytes stay readable."""
+    world.synd("prepare", "--wait", ids[name])
+    before = len(jobs(world))
+    status, body = get(world, f"{ready.DATA}/{ids[name]}")
+    told = json.loads(body)
+    assert (422, BY_NAME[name]["expected"]["error_class"]) == (status, told["failure"])
+    assert (200, (GENOMICS / name).read_bytes()) == get(world, f"{ready.DATA}/{ids[name]}?raw=true")
+    done = world.synd("prepare", ids[name])
+
+    assert 65 == done.status
+    assert told["title"] in done.err
+    assert before == len(jobs(world))
+
+
+@pytest.mark.req("S1-56")
+def test_looking_starts_nothing(world: World, ids: dict[str, str]) -> None:
+    """HEAD, status, listing and stat."""
+    name = "intervals/unsorted.bed"
+    before = len(jobs(world))
+    assert 404 == get(world, f"{ready.DATA}/{ids[name]}", "-I")[0]
+    assert 404 == get(world, f"{ready.INDEX}/{ids[name]}", "-I")[0]
+    assert {"ready": False} == json.loads(get(world, f"{ready.DATA}/{ids[name]}/status")[1])
+    world.text("ls", "-l", world.at("Genomics", "intervals"))
+
+    assert before == len(jobs(world))
+
+
+def test_daemon_that_is_killed_goes_on_with_its_jobs(world: World, ids: dict[str, str]) -> None:
+    """What was asked for is made after the restart, once, and nothing is left in the work folder."""
+    names = [
+        n for n in BY_NAME if n.startswith(("annotation/", "intervals/sorted", "intervals/signal"))
+    ]
+    for name in names:
+        get(world, f"{ready.DATA}/{ids[name]}")
+    pid = world.kill_daemon()
+    world.successor(of=pid)
+    for name in names:
+        expected = BY_NAME[name]["expected"]
+        if expected["outcome"] == "ok" and expected["index"]:
+            prepare(world, ids[name])
+            assert 200 == get(world, f"{ready.INDEX}/{ids[name]}")[0]
+    eventually(
+        lambda: all(job["state"] not in ("pending", "running") for job in jobs(world)),
+        timeout_s=90,
+        what="the end of all jobs",
+    )
+
+    assert [] == list((world.folders.cache / "work").iterdir())
+
+
+def test_worker_that_is_killed_is_replaced(world: World, ids: dict[str, str]) -> None:
+    """The job is tried again by itself, and whoever waits gets what they asked for."""
+    name = "variants/crlf.vcf"
+    stop = threading.Event()
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not stop.is_set() and not killed:
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit():
+                    try:
+                        line = (entry / "cmdline").read_bytes()
+                        mine = str(world.root).encode() in (entry / "environ").read_bytes()
+                    except OSError:
+                        continue
+                    if b"synd.processors.worker" in line and mine:
+                        os.kill(int(entry.name), signal.SIGKILL)
+                        killed.append(int(entry.name))
+                        return
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    prepare(world, ids[name])
+    stop.set()
+    thread.join(20)
+    assert killed
+    mine = [job for job in jobs(world) if job["subject"] == "crlf.vcf"]
+
+    assert ["completed", "failed"] == sorted(job["state"] for job in mine)
+    assert ["WORKER_DIED"] == [job["failure"] for job in mine if job["state"] == "failed"]
+    assert 200 == get(world, f"{ready.INDEX}/{ids[name]}")[0]
+
+
+def test_formats_are_told_with_their_tools(world: World) -> None:
+    """What is handled here, by what."""
+    done = world.synd("formats", "--json")
+    assert done.status == 0, done.err
+    found = {one["format"]: one for one in json.loads(done.out)["formats"]}
+
+    assert ["samtools"] == found["bam"]["tools"]
+    assert not found["csv"]["indexes"]
+    assert "bam" in world.synd("formats").out

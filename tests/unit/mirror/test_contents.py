@@ -1,0 +1,62 @@
+"""Writing, closing and the end of an edit, where the mount's own tests do not come."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from synd.cache.lazymap import BLOCK
+from synd.errors import Stale
+from synd.ids import EntityId
+from tests.support.mounts import eventually
+from tests.support.parts import noise
+from tests.support.takings import Takings
+
+SIZE = 4 * BLOCK
+
+
+@pytest.fixture
+def edits(build, remote, storage) -> Takings:
+    remote.tree(None, {"P": {"a": noise(SIZE)}})
+    return Takings(build(lazy_from_bytes=BLOCK, clock=remote.clock))
+
+
+def test_close_when_one_file_is_damaged_answers_all_others(build, edits, remote):
+    """An edit whose map cannot be read is told to its writer and shown as blocked; the rest goes on."""
+    edits.parts.node("P/a")
+    edits.parts.run(edits.parts.tree.detail(EntityId(edits.parts.node("P/a").ino)))
+    remote.offline = True
+    local = edits.edit("P/a", BLOCK, b"\1" * BLOCK)
+    edits.parts.close()
+    Path(edits.staging.map_path(local.staged)).write_bytes(b"damaged")
+    os.utime(edits.staging.path(local.staged))
+    again = Takings(build(lazy_from_bytes=BLOCK, clock=remote.clock))
+    remote.offline = False
+    assert again.parts.contents.start() == 1
+    made = again.create("P", "new", b"other")
+
+    assert (made.edit, made.state) == (1, "waiting")
+    eventually(lambda: again.parts.overlay.locals.get(local.id).state == "blocked")
+    assert "damaged" in (again.parts.overlay.locals.get(local.id).problem or "")
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_descriptor_is_given_only_while_the_kernel_may_write_by_itself(edits, passes):
+    """Also of a new file; one that is gone is stale in any case."""
+    contents = edits.parts.contents
+    contents.passes = lambda: passes
+    local = edits.create("P", "new", b"x")
+    fd = contents.descriptor(local.staged)
+    assert (fd is not None) == passes
+    if fd is not None:
+        os.close(fd)
+    mine = os.open(edits.staging.path(local.staged), os.O_RDWR)
+    kept = contents.passed(mine)
+    assert (kept is not None) == passes
+    if kept is not None:
+        os.close(kept)
+
+    with pytest.raises(Stale):
+        contents.descriptor(local.staged + 1000)
