@@ -1,4 +1,4 @@
-"""Writes docs/errors.md, docs/configuration.md, docs/cli.md and docs/man/synd.1 from the tables in the code.
+"""Writes docs/errors.md, formats.md, configuration.md, cli.md and man/synd.1 from the tables in the code.
 
 `make docs` runs it; a test fails when the files are not what it would write.
 """
@@ -17,6 +17,10 @@ import typer
 
 from synd import config, errors
 from synd.cli.main import app
+from synd.jobs.failures import Failure
+from synd.processors.base import Tools
+from synd.processors.select import formats_table
+from synd.processors.tools import Toolchain
 
 ROOT = Path(__file__).parent.parent
 GENERATED = "<!-- made by `make docs`; do not edit -->"
@@ -50,6 +54,48 @@ def errors_page() -> str:
         "unsent; 65 also when `synd cache verify` found damage, or `synd wait` meets a change that is blocked",
         "or held, which waiting does not send; 69 also when `synd doctor` found what does",
         "not work; 141 when the reader of our output went away.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def formats_page() -> str:
+    """What becomes of each format, and what each class of failure means."""
+    lines = [
+        "# Formats",
+        "",
+        GENERATED,
+        "",
+        "What a file is, its content decides; its name only proposes. `synd prepare`, or asking for `/v1/data/ID` or",
+        "`/v1/index/ID` of the control API, makes what is missing: the least work that is correct, from the best",
+        "case to the worst. `synd formats` tells by which tools on this machine.",
+        "",
+        "| Format | Data | Index | Least work | Processor |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row.format} | {row.data} | {' '.join(row.indexes)} "
+        f"| {', '.join(str(one) for one in row.least)} | {row.processor} |"
+        for row in formats_table(Toolchain(Tools.BUILTIN))
+    ]
+    lines += [
+        "",
+        "An index is served only with the very bytes that it was built from.",
+        "",
+        "## Classes of failure",
+        "",
+        "| Class | Means | Tried again by itself | Remembered against the content |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {one} | {one.meaning.text} | {one.meaning.again} "
+        f"| {'yes' if one.meaning.of_content else 'no'} |"
+        for one in Failure
+    ]
+    lines += [
+        "",
+        "`after-change`: once what stood in the way has changed: a login, an installation, room on the disk;",
+        "`synd retry ID` asks for it. What is remembered is not tried for `negative_ttl` seconds.",
         "",
     ]
     return "\n".join(lines)
@@ -204,6 +250,7 @@ def _roff(text: str) -> str:
 
 PAGES = {
     "docs/errors.md": errors_page,
+    "docs/formats.md": formats_page,
     "docs/configuration.md": configuration_page,
     "docs/cli.md": cli_page,
     "docs/man/synd.1": man_page,

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +23,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
-from synd.errors import Exists, RemoteUnavailable
+from synd.errors import Exists, NotFound, RemoteUnavailable
 from synd.ids import EntityId
 from synd.mirror.plan import EMPTY
 from synd.paths import is_dropping
@@ -142,7 +143,9 @@ class Alone(Names):
         self.edited.clear()
         for _ in range(3):
             self.m.settle()
-            self.m.kernel.walk()
+            with suppress(NotFound):
+                # A folder may be found to be gone when it is looked into.
+                self.m.kernel.walk()
             self.m.poll()
         self.m.rest()
 
@@ -212,6 +215,14 @@ class Together(Alone):
 
     others = True
 
+    def is_in_limbo(self, entity: EntityId) -> bool:
+        """Whether we have made it and not heard of it: who looks for it by its name must find it there, or it
+        is made once more.
+        """
+        handle = self.remote._nodes[entity].current.handle
+        ours = handle in self.remote._uploads.values()
+        return ours and self.m.parts.tree.entities.find(entity) is None
+
     def theirs(self, at: int, *, folders: bool) -> EntityId | None:
         """Something of the other project as it is on the service now."""
         found = sorted(
@@ -256,7 +267,7 @@ class Together(Alone):
     @rule(at=AT, name=THEIR_NAMES, folder=st.booleans())
     def rename_there(self, at: int, name: str, folder: bool) -> None:
         entity = self.theirs(at, folders=folder)
-        if entity is None:
+        if entity is None or self.is_in_limbo(entity):
             return
         try:
             self.remote.rename(entity, name)
@@ -266,7 +277,7 @@ class Together(Alone):
     @rule(at=AT, to=AT, folder=st.booleans())
     def move_there(self, at: int, to: int, folder: bool) -> None:
         entity, parent = self.theirs(at, folders=folder), self.their_folder(to)
-        if entity is None or parent == entity:
+        if entity is None or parent == entity or self.is_in_limbo(entity):
             return
         if self.remote._under(self.remote._nodes[parent], {entity}):
             return

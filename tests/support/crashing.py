@@ -6,18 +6,13 @@ one change under way is noted before it is begun, so that it may be there or not
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
-from synd.cli import process
-from synd.errors import SyndError
-from tests.support import mounts
 from tests.support.world import Remote, World
 
 CYCLES = int(os.environ.get("CRASH_CYCLES", "6"))
@@ -79,35 +74,7 @@ def md5_of(text: str) -> str:
 
 def die(world: World) -> None:
     """kill -9 of holder and daemon, as far as they live; their mount goes with them."""
-    doomed: list[int] = []
-    with contextlib.suppress(SyndError, OSError, AssertionError):
-        doomed.append(world.holder_pid())
-        # Stopped first: it may be about to start a daemon, which nobody would know of yet.
-        os.kill(doomed[0], signal.SIGSTOP)
-        mounts.eventually(lambda: not _runs(doomed[0]), what="the holder to stop")
-        doomed += _children(doomed[0])
-    pid = process.daemon_pid(world.folders)
-    if pid is not None and pid not in doomed:
-        doomed.append(pid)
-    for one in reversed(doomed):
-        with contextlib.suppress(OSError):
-            os.kill(one, signal.SIGKILL)
-    for one in doomed:
-        assert process.wait_gone(one, 10.0)
-    mounts.clear(world.mount)
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process is neither stopped nor gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] not in "TtZX"
-
-
-def _children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    world.die()
 
 
 class Loop:

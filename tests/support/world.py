@@ -522,6 +522,25 @@ class World:
         finally:
             os.kill(pid, signal.SIGCONT)
 
+    def die(self) -> None:
+        """kill -9 of holder and daemon, as far as they live; their mount goes with them."""
+        doomed: list[int] = []
+        with contextlib.suppress(SyndError, OSError, AssertionError):
+            doomed.append(self.holder_pid())
+            # Stopped first: it may be about to start a daemon, which nobody would know of yet.
+            os.kill(doomed[0], signal.SIGSTOP)
+            eventually(lambda: not _runs(doomed[0]), what="the holder to stop")
+            doomed += _children(doomed[0])
+        pid = process.daemon_pid(self.folders)
+        if pid is not None and pid not in doomed:
+            doomed.append(pid)
+        for one in reversed(doomed):
+            with contextlib.suppress(OSError):
+                os.kill(one, signal.SIGKILL)
+        for one in doomed:
+            assert process.wait_gone(one, 10.0)
+        mounts.clear(self.mount)
+
     def mounted(self) -> bool:
         there = mount_at(str(self.mount))
         return there is not None and there.fstype == FSTYPE
@@ -538,6 +557,8 @@ class World:
             self._watchdog.cancel()
         for reader in self._readers:
             reader.end()
+        with contextlib.suppress(AssertionError):
+            self.die()
         with contextlib.suppress(SyndError, OSError, subprocess.SubprocessError):
             process.end_all(self.folders, str(self.mount), lazy=True)
         mounts.clear(self.mount)
@@ -602,6 +623,19 @@ class World:
 
     def begin_python(self, code: str, *arguments: str) -> Program:
         return self.begin(sys.executable, "-S", "-u", "-c", HEAD + code, *arguments)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is neither stopped nor gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in "TtZX"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextlib.contextmanager

@@ -47,6 +47,8 @@ READ_S: Final = 5.0
 START_AGAIN_S: Final = (0.1, 0.5, 2.0)
 """A machine that is short of processes is asked again."""
 REAP_S: Final = 0.01
+GONE_S: Final = 1.0
+"""Helpers that were killed are waited for so long at most."""
 LINE_MOST: Final = 1 << 20
 TAIL_BYTES: Final = 8 << 10
 MARK: Final = "SYND_WORK_DIR"
@@ -255,12 +257,19 @@ class _Worker:
             await asyncio.wait({exited}, timeout=term_s)
             self._signal(signal.SIGKILL)
             await exited
-        self._signal(signal.SIGKILL)
+        # Helpers that it left behind: told to end, they need a moment.
+        for _ in range(int(GONE_S / REAP_S)):
+            if not self._signal(signal.SIGKILL) or not proctree.group_lives(self._process.pid):
+                return
+            await asyncio.sleep(REAP_S)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> bool:
+        """Whether anybody is left to hear it."""
         # Of the session's first group: its number is the worker's, and stays taken while one is in it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+            return True
+        return False
 
     async def _feed(self, data: bytes) -> None:
         stdin = self._process.stdin

@@ -72,6 +72,8 @@ class Ready:
     suffix: str
     alias: bool
     """It is the source itself."""
+    format: str
+    """What the source was found to be."""
     extra: Mapping[str, tuple[str, int]]
 
 
@@ -319,7 +321,9 @@ class Preparer:
             stored = {}
             if pair.data is not None:
                 path = self._cache.objects.path(pair.data.content)
-                stored[ArtifactKind.DATA] = Stored(pair.data.digest, pair.data.size, path)
+                stored[ArtifactKind.DATA] = Stored(
+                    pair.data.digest, pair.data.size, path, format=pair.data.format
+                )
             order = Order(
                 job=job.id,
                 source=source,
@@ -427,6 +431,7 @@ def _ready(row: ArtifactRow) -> Ready:
         digest=row.digest,
         suffix=row.suffix,
         alias=row.alias_of == "source",
+        format=row.format,
         extra=row.extra,
     )
 

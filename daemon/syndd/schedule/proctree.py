@@ -50,6 +50,17 @@ def below(pid: int) -> Iterator[int]:
                     todo += [int(word) for word in (thread / "children").read_text().split()]
 
 
+def group_lives(group: int) -> bool:
+    """Whether a process group has a member that is not dead, reaped or not."""
+    for stat in _PROC.glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # After the name in brackets: state, parent, group.
+            words = stat.read_text().rpartition(")")[2].split()
+            if int(words[2]) == group and words[0] not in "ZX":
+                return True
+    return False
+
+
 def end_marked(mark: bytes) -> list[int]:
     """SIGKILL to every process of this user whose environment holds `mark`; their numbers."""
     ended: list[int] = []

@@ -17,7 +17,14 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from synd.control import contract
-from synd.errors import DaemonNotRunning, DeadlineExceeded, ProtocolError, SyndError, by_name
+from synd.errors import (
+    DaemonNotRunning,
+    DeadlineExceeded,
+    ProtocolError,
+    StageFailed,
+    SyndError,
+    by_name,
+)
 
 SUN_PATH = 108
 """Bytes of a socket address's path on Linux, the closing NUL included."""
@@ -188,12 +195,15 @@ def problem_error(raw: bytes, status: int = 0) -> SyndError:
         kind, title = str(body["type"]), str(body["title"])
     except (ValueError, KeyError, TypeError):
         return ProtocolError(f"the daemon answered {status} without saying why")
-    return by_name(kind)(
-        title,
-        hint=str(body.get("hint", "")),
-        entity=body.get("entity"),
-        path=body.get("path"),
-    )
+    found = by_name(kind)
+    more: dict[str, Any] = {
+        "hint": str(body.get("hint", "")),
+        "entity": body.get("entity"),
+        "path": body.get("path"),
+    }
+    if found is StageFailed:
+        more |= {"failure": str(body.get("failure", "INTERNAL")), "bad_line": body.get("bad_line")}
+    return found(title, **more)
 
 
 def _whole(reply: http.client.HTTPResponse, timeout_s: float) -> bytes:

@@ -369,7 +369,7 @@ class Contents:
                 stamp = self._staging.stamp(local.staged)
             if local.lazy:
                 self.lazily.resume(local)
-            if stamp.text() != local.stamp and (stamp.size or local.edit or local.stamp):
+            if stamp.text() != local.stamp and (stamp.size or local.stamp):
                 found += 1
                 self._closing.closed(local.staged)
             elif local.edit == local.sent and local.entity is not None:

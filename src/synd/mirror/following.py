@@ -109,7 +109,11 @@ def give_way(overlay: Overlay, tx: sqlite3.Connection, local: Local) -> list[tup
         return []
     folder = overlay.entity_of(local.parent)
     row = None if folder is None else overlay.entities.child(folder, local.name)
-    if row is None or overlay.hides(row):
+    if row is None:
+        return []
+    claimed = overlay.locals.of_entity(row.id, tx)
+    if claimed is not None and (claimed.base_parent, claimed.base_name) == (row.parent, row.name):
+        # It is there until our own change of its name is sent.
         return []
     if overlay.opened(local.staged):
         overlay.queue(tx, local, delay_s=AGAIN_S)

@@ -52,6 +52,11 @@ _FILES = frozenset({str(Kind.FILE)})
 
 _CANNOT_GROW = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN})
 
+NEW = "new"
+"""Stamp of a staging file that was not looked at yet and is a change as it is: killed before its close, a
+new file stays, whatever it replaces.
+"""
+
 FORMER = "former:"
 """Names in `meta` of staging files that were, each with the row it belonged to."""
 
@@ -393,6 +398,7 @@ class Overlay:
                 gid=gid,
                 ctime_ns=self.now_ns(),
                 staged=staged,
+                stamp=NEW,
                 local_only=int(self._stays(tx, parent, name)),
             )
             self._take_over_vacancy(tx, local)

@@ -243,8 +243,8 @@ def _create(row: Local, folder: Folder, name: str, rules: Rules) -> Step:
             return CreateLink(folder.entity, name, rules.target)
         return WaitFor(rules.target_waits) if rules.target_waits else Nothing()
     if row.size == 0:
-        # With bytes that it had before it may have been made, and the answer lost.
-        return Look(*attempt) if attempt is not None and row.handle else Blocked(EMPTY)
+        # With bytes that it had before, or that it replaced, it may have been made, and the answer lost.
+        return Look(*attempt) if attempt is not None else Blocked(EMPTY)
     if row.hashed != row.edit or row.md5 is None:
         # Bytes of an earlier edit may have been attached, and the answer lost.
         return Look(*attempt) if attempt is not None and row.handle is not None else Hash()

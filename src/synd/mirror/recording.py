@@ -303,6 +303,8 @@ class Records:
     def revive(self, tx: sqlite3.Connection, folder: EntityId) -> News:
         """A folder that the service has no more, but that we have something for, is made anew."""
         row = self._locals.of_entity(folder, tx)
+        if row is None and not self._outbox.all_children(tx, folder):
+            return News()  # What lay in it here has been seen to by somebody else meanwhile.
         if row is None:
             known = self._entities.find_in(tx, folder)
             if known is None or known.kind == Kind.PROJECT:

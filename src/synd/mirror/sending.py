@@ -250,12 +250,20 @@ class Sender:
         if (
             other is not None
             and self._locals.of_entity(other.id) is None
-            and is_same_thing(row, other, rules)
+            and is_same_thing(row, other, self._with_losers(row, rules))
         ):
             await self._adopt(row, other)
             return None
         await self._record(lambda tx: self._tried_in_vain(tx, row))
         return None
+
+    def _with_losers(self, row: Local, rules: Rules) -> Rules:
+        """The rules, knowing what the service may have of those that a row has replaced here."""
+        losers = self._outbox.losers(row.id)
+        return rules._replace(
+            handles=frozenset(o.handle for o in losers if o.handle is not None),
+            digests=frozenset(o.md5 for o in losers if o.md5 is not None),
+        )
 
     def _tried_in_vain(self, tx: Connection, row: Local) -> None:
         self._records.trying(tx, row.id, None)
@@ -354,15 +362,11 @@ class Sender:
         if occupant is not None and occupant.id != row.id:
             await self._names.make_way(row, occupant)
         elif row.entity is None:
-            losers = self._outbox.losers(row.id)
-            before = rules._replace(
-                handles=frozenset(o.handle for o in losers if o.handle is not None),
-                digests=frozenset(o.md5 for o in losers if o.md5 is not None),
-            )
+            before = self._with_losers(row, rules)
             if is_same_thing(row, other, rules):
                 await self._adopt(row, other)
                 return Done("created", row, other.id, content=row.kind == LocalKind.FILE)
-            if losers and is_ours(row, other, before):
+            if is_ours(row, other, before):
                 # What ours has replaced here meanwhile: ours is its next version.
                 await self._record(lambda tx: self._records.succeeded(tx, row, other))
                 return None
@@ -447,12 +451,7 @@ class Sender:
             await self._side(row, lambda tx, now: self._sides.deleted_there(tx, now, rules.mode))
             return None
         assert isinstance(told, Entity)
-        losers = self._outbox.losers(row.id)
-        before = rules._replace(
-            handles=frozenset(o.handle for o in losers if o.handle is not None),
-            digests=frozenset(o.md5 for o in losers if o.md5 is not None),
-        )
-        if losers and not moved_on(row, told, before):
+        if not moved_on(row, told, self._with_losers(row, rules)):
             await self._record(lambda tx: self._records.succeeded(tx, row, told))
             return told
         if reason is Reason.DELETED_HERE:
