@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from synd.errors import Exists, RemoteUnavailable, SyndError
+from synd.ids import EntityId
 from synd.mirror.overlay import Delays
 from synd.mirror.plan import Mode
 from synd.testing import FakeStorage
@@ -150,12 +151,13 @@ class Files(RuleBasedStateMachine):
             self.kept.add(content)
 
     def saved(self, file: File) -> None:
-        if file.unsaved and file.ino >= 0:
+        if file.unsaved and file.ino >= 0 and file.data != file.before:
             self.acknowledge(file.data)
-        file.unsaved = False
+        file.unsaved, file.before = False, file.data
 
-    def replaced(self, content: bytes) -> None:
-        self.kept.discard(content)
+    def replaced(self, content: bytes, entity: EntityId | None = None) -> None:
+        """What was here, and what of an entity our change turned out to be based on."""
+        self.kept -= {content, self.m.base_bytes(entity)}
 
     def seen(self, path: str) -> bytes:
         """The content that we are about to replace."""
@@ -186,6 +188,7 @@ class Files(RuleBasedStateMachine):
             known = None if handle.fixed else self.edited.get(handle.node)
             try:
                 file = known or File(self.m.kernel.read(handle))
+                file.before = file.before or file.data
             except SyndError:
                 self.m.kernel.close(handle)
                 raise
@@ -222,10 +225,10 @@ class Files(RuleBasedStateMachine):
         if isinstance(known, Folder):
             return
         with self.trying(path) as trying:
-            before = self.seen(path)
+            before, entity = self.seen(path), self.m.entity_at(path)
             handle, attr = self.m.kernel.create(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
             trying.done()
-            self.replaced(before)
+            self.replaced(before, entity)
             if is_mine(path) and known is None:
                 known = self.above(path).names[name] = File(ino=attr.ino)
             if known is None:
@@ -333,15 +336,16 @@ class Files(RuleBasedStateMachine):
         with self.trying(path) as trying:
             trying.may_lack_bytes()
             before, begun = self.seen(path), self.m.is_edited(path)
+            entity = self.m.entity_at(path)
             self.m.kernel.truncate(path, size)
             trying.done()
-            if not is_mine(path) and not begun and size:
+            if not is_mine(path) and not begun:
                 # A newer version may have been looked at for its bytes.
-                before = self.m.base_bytes(path)
+                before = self.m.base_bytes(entity)
             after = before[:size].ljust(size, b"\0")
             if after == before:
                 return
-            self.replaced(before)
+            self.replaced(before, entity)
             file = self.find(path) or self.shared(path) or File()
             assert isinstance(file, File)
             file.data, file.unsaved = after, True

@@ -40,9 +40,10 @@ class Names(Files):
             return
         with self.trying(path) as trying:
             before, shared = self.seen(path), self.shared(path)
+            entity = self.m.entity_at(path)
             self.m.kernel.unlink(path)
             trying.done()
-            self.replaced(before)
+            self.replaced(before, entity)
             self.gone(path, shared)
 
     def gone(self, path: str, shared: File | None) -> None:
@@ -111,10 +112,11 @@ class Names(Files):
             if is_mine(new):
                 self.expect(trying, old, new, flags)
             before, shared = self.seen(new), self.shared(new)
+            entity = self.m.entity_at(new)
             self.m.kernel.rename(old, new, flags)
             trying.done()
             if flags != RENAME_EXCHANGE:
-                self.replaced(before)
+                self.replaced(before, entity)
                 if target is not None or shared is not None:
                     self.gone(new, shared)
             if source is None:

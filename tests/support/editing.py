@@ -222,9 +222,9 @@ class Machine:
             return self.parts.staging.path(seen.local.staged).read_bytes()
         staged = seen is not None and seen.local is not None and seen.local.staged
         if seen is not None and seen.row is not None and not staged:
-            for revision in self.remote._nodes[seen.row.id].revisions:
-                if revision.number == seen.row.version and revision.handle is not None:
-                    return self.remote.content(revision.handle) or b""
+            found = self._version(seen.row.id, seen.row.version)
+            if found:
+                return found
         return self.kernel.content(path)
 
     def is_edited(self, path: str) -> bool:
@@ -232,13 +232,22 @@ class Machine:
         seen = self.overlay.find_path(path.encode().split(b"/"))
         return seen is not None and seen.local is not None and seen.local.staged > 0
 
-    def base_bytes(self, path: str) -> bytes:
-        """What an edit is based on."""
+    def entity_at(self, path: str) -> EntityId | None:
+        """The entity that a path leads to here, as far as is known."""
         seen = self.overlay.find_path(path.encode().split(b"/"))
-        assert seen is not None
-        assert seen.local is not None
-        assert seen.local.base_handle is not None
-        return self.remote.content(seen.local.base_handle) or b""
+        return None if seen is None else seen.entity
+
+    def base_bytes(self, entity: EntityId | None) -> bytes:
+        """What our change of an entity is based on; empty when there is none."""
+        local = None if entity is None else self.locals.of_entity(entity)
+        return b"" if local is None else self._version(local.entity, local.base_version)
+
+    def _version(self, entity: EntityId | None, number: int) -> bytes:
+        revisions = [] if entity is None else self.remote._nodes[entity].revisions
+        for revision in revisions:
+            if revision.number == number and revision.handle is not None:
+                return self.remote.content(revision.handle) or b""
+        return b""
 
     def recovered(self) -> set[bytes]:
         """What the recovery area holds."""

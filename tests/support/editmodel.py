@@ -31,6 +31,8 @@ class File:
     """0: not known; -1: it has no name any more."""
     unsaved: bool = False
     """It was written to since a close acknowledged it."""
+    before: bytes = b""
+    """What it held before that."""
 
 
 @dataclass(eq=False)
@@ -102,10 +104,10 @@ class Trying:
             return False
         if self._expected is not None and isinstance(error, self._expected):
             return True
-        if isinstance(error, RemoteUnavailable) and self._offline:
-            return self._lacks or not self._strict
-        return not self._strict and isinstance(
-            error, (NotFound, Exists, NotEmpty, IsDirectory, NotDirectory)
+        if self._strict:
+            return isinstance(error, RemoteUnavailable) and self._offline and self._lacks
+        return isinstance(
+            error, (NotFound, Exists, NotEmpty, IsDirectory, NotDirectory, RemoteUnavailable)
         )
 
 

@@ -489,7 +489,8 @@ class SynapseFs:
         return entries() if waiting is None else chain(waiting, lambda _: entries())
 
     def _entries(self, folder: int, cookie: int, plus: bool) -> Iterator[DirEntry]:
-        if not self._locals.claims and not self._locals.has_children(folder):
+        bare = not self._locals.claims and not self._locals.has_children(folder)
+        if bare and not self._overlay.limbo:
             return self._told(EntityId(folder), cookie, plus)
         return self._merged(folder, cookie, plus)
 
@@ -538,7 +539,7 @@ class SynapseFs:
                 while at < len(coming) and coming[at] <= entry.cookie:
                     yield self._own_entry(here[coming[at]], plus)
                     at += 1
-                if entry.cookie in claims:
+                if entry.cookie in claims or self._overlay.in_limbo(entity or 0, entry.name):
                     continue
                 if self._locals.child(folder, entry.name) is None:
                     yield entry

@@ -7,7 +7,7 @@ from synd.ids import EntityId
 from synd.mirror.checkpoints import checkpoint
 from synd.mirror.plan import goes_with, passing_name, wanted_name
 from synd.mirror.steps import LONG_WAIT_S, Later, Tools
-from synd.store.entities import file_name_of
+from synd.store.entities import TOP, file_name_of
 from synd.store.local import Local
 
 
@@ -42,6 +42,30 @@ class Names:
                 raise Stale("the name is free now")
         await self._tools.hurry(occupant.id)
         raise Later(LONG_WAIT_S, occupant.id)
+
+    async def leave_first(self, row: Local, parent: EntityId) -> None:
+        """A folder is to go to a place that lies in it still, on the service: what is to leave it goes first.
+
+        Raises Later. Each waits for something that lies in it, so nobody waits in a ring.
+        """
+        overlay = self._tools.overlay
+        at, leaving = parent, None
+        for _ in range(64):
+            local = overlay.locals.of_entity(at)
+            known = overlay.entities.find(at)
+            above = known.parent if known is not None else TOP
+            if local is not None and local.base_parent is not None:
+                above = EntityId(local.base_parent)
+                if self._tools.records.folder_of(local).entity != above:
+                    leaving = local
+            if at == row.entity:
+                if leaving is not None:
+                    await self._tools.hurry(leaving.id)
+                    raise Later(LONG_WAIT_S, leaving.id)
+                return
+            if above <= TOP:
+                return
+            at = above
 
     def _has_gone(self, occupant: Local) -> bool:
         """Whether it left its name meanwhile: in a ring, the other may have made way at the same moment."""

@@ -27,6 +27,7 @@ from synd.errors import (
     NotEmpty,
     NotFound,
     ReadOnly,
+    Stale,
     StoreError,
     UsageError,
 )
@@ -34,7 +35,7 @@ from synd.ids import EntityId, syn
 from synd.mirror import following
 from synd.mirror.bases import BASE, NO_BASE, base_of
 from synd.model import CONTAINERS, AnnotationValue, Kind, LinkTarget
-from synd.paths import is_dropping, to_entity_name
+from synd.paths import from_entity_name, is_dropping, to_entity_name
 from synd.store.connect import Store
 from synd.store.entities import TOP, Entities, Row
 from synd.store.local import (
@@ -49,6 +50,9 @@ from synd.store.local import (
 
 _CONTAINERS = frozenset(str(k) for k in CONTAINERS)
 _FILES = frozenset({str(Kind.FILE)})
+
+_IN_LIMBO = """SELECT id FROM local WHERE gone = 1 AND entity IS NULL AND heir IS NULL
+ AND base_parent IS NOT NULL AND base_name IS NOT NULL"""
 
 _CANNOT_GROW = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN})
 
@@ -148,6 +152,12 @@ class Overlay:
         """Where the tree is seen, for symlinks with absolute targets; empty: nowhere."""
         self.changed_at: dict[int, int] = {}
         """Folder key → UTC ns of the last change of its names. Lasts as long as the daemon."""
+        self.limbo: dict[tuple[int, bytes], int] = {}
+        """(folder, file name) on the service of what was removed here while nobody knows whether it was made
+        there → its row. What is known to be over is left in it until somebody looks.
+        """
+        for (number,) in store.read.execute(_IN_LIMBO).fetchall():
+            self._to_limbo(self.locals.get(number))
 
     # The view.
 
@@ -183,7 +193,23 @@ class Overlay:
 
     def hides(self, row: Row) -> bool:
         """Whether an entity's own place does not show it: a local row speaks for it."""
-        return row.id in self.locals.claims
+        return row.id in self.locals.claims or self.in_limbo(row.parent, row.file_name)
+
+    def in_limbo(self, folder: int, name: bytes) -> bool:
+        """Whether a name on the service may be what was removed here; sending looks."""
+        number = self.limbo.get((folder, name)) if self.limbo else None
+        if number is None:
+            return False
+        local = self.locals.find(number)
+        if local is not None and local.gone and local.heir is None and _may_be_made(local):
+            return True
+        self.limbo.pop((folder, name), None)
+        return False
+
+    def _to_limbo(self, local: Local) -> None:
+        if local.base_parent is not None and local.base_name is not None:
+            name = from_entity_name(local.base_name) or local.base_name.encode()
+            self.limbo[local.base_parent, name] = local.id
 
     def known_child(self, folder: int, name: bytes) -> Seen | None:
         """A name as far as it is known without asking the service."""
@@ -351,7 +377,7 @@ class Overlay:
         return self._clock.now_ns()
 
     def claim(self, tx: sqlite3.Connection, seen: Seen) -> Local:
-        """The local row of a thing, made now if it has none."""
+        """The local row of a thing, made now if it has none. Raises Stale: its name is another's."""
         if seen.local is not None:
             return self.locals.get(seen.local.id, tx)
         row = seen.row
@@ -366,11 +392,15 @@ class Overlay:
             if row.kind == Kind.LINK
             else LocalKind.FILE
         )
+        parent = self.key_of(row.parent) if row.parent else 0
+        if self.locals.child(parent, row.file_name, tx) is not None:
+            # Something made here has its name by now, and hides it: who knew it looks again.
+            raise Stale(f"{row.name!r} is another file by now", entity=syn(row.id))
         return self.locals.insert(
             tx,
             entity=row.id,
             born=0,
-            parent=self.key_of(row.parent) if row.parent else 0,
+            parent=parent,
             name=row.file_name,
             kind=kind.value,
             ctime_ns=row.modified_ns,
@@ -555,6 +585,8 @@ class Overlay:
         self.locals.update(tx, local.id, gone=1, ctime_ns=now)
         local = self.locals.get(local.id, tx)
         if local.entity is not None or _may_be_made(local):
+            if local.entity is None:
+                self._to_limbo(local)
             self.queue(tx, local, delay_s=self.delays.delete_s)
         else:
             self.locals.update(tx, local.id, state="clean", since_ns=0, problem=None)
@@ -693,7 +725,11 @@ class Overlay:
             raise UsageError("its bytes are not here yet")  # the caller stages them first
         fields = {name: getattr(local, name) for name in BASE}
         entity = local.entity
-        self.locals.update(tx, local.id, entity=None, born=1, sent=0, handle=None, **NO_BASE)
+        # By another name it may be sent one day: the service has none of these bytes then.
+        edit = max(1, local.edit)
+        self.locals.update(
+            tx, local.id, entity=None, born=1, edit=edit, sent=0, handle=None, **NO_BASE
+        )
         left = self.locals.insert(
             tx, entity=entity, born=int(entity is None), parent=parent, name=name, kind=local.kind,
             ctime_ns=self.now_ns(), gone=1, annotations=local.annotations, hashed=local.hashed,
@@ -701,6 +737,8 @@ class Overlay:
         )  # fmt: skip
         self._bequeath(tx, local.id, left.id)
         self.locals.update(tx, local.id, annotations=None)
+        if entity is None:
+            self._to_limbo(left)
         self.queue(tx, left, delay_s=self.delays.delete_s)
         return self.locals.get(local.id, tx)
 

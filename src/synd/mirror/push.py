@@ -38,6 +38,7 @@ from synd.errors import (
 from synd.log import fields
 from synd.mirror.conflicts import News, Sides
 from synd.mirror.deleting import Deletes
+from synd.mirror.following import catch_up
 from synd.mirror.holds import Holds
 from synd.mirror.outgoing import Bytes
 from synd.mirror.overlay import Overlay
@@ -326,6 +327,7 @@ class Pusher:
                     self._locals.update(tx, row.id, state="waiting", not_before_ns=now)
                 else:
                     self._overlay.drop_if_over(tx, row)
+        catch_up(self._overlay)
 
     async def close(self) -> None:
         """Ends what is under way."""

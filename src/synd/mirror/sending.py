@@ -247,13 +247,14 @@ class Sender:
     async def _look(self, row: Local, step: Look, rules: Rules) -> Done | Told:
         """What came of an attempt to create the row whose answer was lost."""
         other = await self._find(step.parent, step.name)
-        if (
-            other is not None
-            and self._locals.of_entity(other.id) is None
-            and is_same_thing(row, other, self._with_losers(row, rules))
-        ):
-            await self._adopt(row, other)
-            return None
+        if other is not None and self._locals.of_entity(other.id) is None:
+            if is_same_thing(row, other, rules):
+                await self._adopt(row, other)
+                return None
+            if row.kind == LocalKind.FILE and is_ours(row, other, self._with_losers(row, rules)):
+                # What ours has replaced here meanwhile: ours is its next version.
+                await self._record(lambda tx: self._records.succeeded(tx, row, other))
+                return None
         await self._record(lambda tx: self._tried_in_vain(tx, row))
         return None
 
@@ -265,11 +266,13 @@ class Sender:
             digests=frozenset(o.md5 for o in losers if o.md5 is not None),
         )
 
-    def _tried_in_vain(self, tx: Connection, row: Local) -> None:
+    def _tried_in_vain(self, tx: Connection, row: Local) -> News:
         self._records.trying(tx, row.id, None)
         now = self._locals.find(row.id, tx)
         if now is not None and now.hashed != now.edit:
             self._locals.update(tx, row.id, handle=None, hashed=0, md5=None)
+        # What has the name of something removed was hidden until now.
+        return News(names=[(row.parent, row.name)] if row.gone else [])
 
     async def _adopt(self, row: Local, other: Entity) -> None:
         """An entity that an earlier attempt of ours has made, or a folder that is one with ours."""
@@ -379,6 +382,8 @@ class Sender:
 
     async def _update(self, row: Local, told: Entity, step: Update, rules: Rules) -> Done | Told:
         file = file_of(row, step.name or told.name, told.id) if step.file else None
+        if row.is_folder and step.parent is not None:
+            await self._names.leave_first(row, step.parent)
         checkpoint("push.before-update")
         try:
             made = await self._remote.update(
