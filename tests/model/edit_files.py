@@ -62,6 +62,8 @@ class Files(RuleBasedStateMachine):
         """Files of the other project that are open for writing, by node."""
         self.kept: set[bytes] = set()
         """Contents that a close acknowledged, or others made, and that nobody has replaced knowingly."""
+        self.outdated: set[bytes] = set()
+        """Contents that others replaced: our closing of a file that still holds them keeps nothing more."""
         self.unsure = False
         """Whether folders of ours may be on the service that we have not heard of: they must be listed."""
 
@@ -147,7 +149,7 @@ class Files(RuleBasedStateMachine):
     # What was acknowledged, and what was replaced since.
 
     def acknowledge(self, content: bytes) -> None:
-        if is_telling(content):
+        if is_telling(content) and content not in self.outdated:
             self.kept.add(content)
 
     def saved(self, file: File) -> None:
@@ -158,6 +160,11 @@ class Files(RuleBasedStateMachine):
     def replaced(self, content: bytes, entity: EntityId | None = None) -> None:
         """What was here, and what of an entity our change turned out to be based on."""
         self.kept -= {content, self.m.base_bytes(entity)}
+
+    def replaced_there(self, content: bytes) -> None:
+        """What somebody else saw, and put something else in the place of."""
+        self.outdated.add(content)
+        self.replaced(content)
 
     def seen(self, path: str) -> bytes:
         """The content that we are about to replace."""

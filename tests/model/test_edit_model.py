@@ -123,7 +123,7 @@ class Alone(Names):
             # What is made anew, as its delete went ahead of it, is another thing to the service.
             self.found = found
             self.forget_numbers()
-        assert sorted(want) == sorted(seen)
+        assert sorted(want) == sorted(seen), sorted(set(want) ^ set(seen))
         for path, what in want.items():
             attr = kernel.stat(path)
             assert attr.ino == seen[path].ino == (what.ino or attr.ino), path
@@ -249,7 +249,7 @@ class Together(Alone):
         entity, content = self.theirs(at, folders=False), self.content(size)
         if entity is not None:
             for before in self.current(entity):
-                self.replaced(before)
+                self.replaced_there(before)
             self.remote.new_version(entity, content)
             self.acknowledge(content)
 
@@ -292,7 +292,7 @@ class Together(Alone):
         entity = self.theirs(at, folders=folder)
         if entity is not None:
             for before in self.current(entity):
-                self.replaced(before)
+                self.replaced_there(before)
             self.remote.trash(entity)
 
 

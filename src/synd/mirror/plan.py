@@ -310,6 +310,8 @@ def _difference(
     rules: Rules,
 ) -> Step:
     """What of a row the service's entity still lacks."""
+    if row.unsent_bytes and not row.size and moved_on(row, told, rules):
+        return Conflict(Reason.EDITED)
     notes: list[Note] = []
     parent = folder.entity if moved else None
     if name == told.name:
