@@ -359,6 +359,7 @@ class App:
         )
         if inherited is None:
             await asyncio.to_thread(self._overlay.start_anew)
+        await asyncio.to_thread(self._contents.prepare)
         self._session = await asyncio.to_thread(
             lambda: MountSession.start(self._fs, options, inherited=inherited, store=inherited_by)
         )

@@ -102,6 +102,7 @@ class Machine:
         )  # fmt: skip
         self.overlay, self.contents = parts.overlay, parts.contents
         self.locals = self.overlay.locals
+        self.contents.prepare()
         if kernel is None:
             kernel = Kernel(parts.fs, parts.told, remembers=self._remembers)
             self.overlay.start_anew()

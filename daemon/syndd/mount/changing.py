@@ -155,6 +155,7 @@ class Changing:
         self._check_name(name)
         before = self._made_before(caller)
         if before is not None and before.staged:
+            self._contents.make_sure(before)
             return attrs.of_staged(before, self._contents.stat(before.staged)), self.open(
                 before.staged, flags
             )

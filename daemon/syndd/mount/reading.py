@@ -154,6 +154,9 @@ class Reading:
         why = self._streams.corrupt(key)
         if why is not None:
             raise IntegrityError(why, entity=syn(file.entity))
+        # The notice that wrong pages are to go may still be on its way to the kernel; this open is not to
+        # be read from them.
+        keep = not self._streams.ever_wrong(key)
         if size < PASSTHROUGH_FROM:
             backing, here = None, self._cache.has(key, size)
         else:
@@ -163,7 +166,7 @@ class Reading:
             self._cache.used(key)
             if folder is not None and size <= SMALL:
                 self._siblings.opened(folder, file.entity)
-            return Opened(backing=backing)
+            return Opened(backing=backing, keep_cache=keep)
         if size <= SMALL:
             # Siblings first: their download URLs come with this one's. And whoever opens a small file
             # reads it, so it is begun before the kernel asks.
@@ -172,7 +175,7 @@ class Reading:
             self._streams.reader(file)
         elif file.handle is not None and file.external_url is None:
             self._urls.want([FileRef(file.handle, file.entity)])
-        return Opened()
+        return Opened(keep_cache=keep)
 
     def read(
         self, node: int, handle: int, offset: int, size: int

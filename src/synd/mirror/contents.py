@@ -70,6 +70,10 @@ class Contents:
         self.on_recovered = on_recovered
         self._workers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="stage")
         self._files = OpenFiles(staging)
+        self._served_from = 0
+        """The first number of this daemon's own; `prepare` says it."""
+        self._found: list[int] = []
+        """Staging files that an earlier daemon left, until `start` has looked at them."""
         self.lazily = LazyFiles(overlay, staging, cache, streams, on_whole=self._whole)
         """Those that lack bytes; `undoing` brings back such files too."""
         self._closing = Closing(overlay, staging, self.lazily, upload_delay_s=upload_delay_s)
@@ -345,21 +349,28 @@ class Contents:
 
     # The start.
 
+    def prepare(self) -> None:
+        """Before anybody is served: ends what a killed daemon left half made, and notes what it left."""
+        self._staging.sweep()
+        self._found = list(self._staging.numbers())
+        with self._overlay.change() as tx:
+            self._served_from = self._locals.next_number(tx)
+
     def start(self) -> int:
         """After a kill: finds what was written but not closed, and files that belong to no row.
 
-        Returns how many edits were found. Cost: a stat for each staging file.
+        The mount is served meanwhile: what is newer than `prepare` is somebody's present work and is left
+        alone, and an older row is read again before it is changed. Returns how many edits were found.
+        Cost: a stat for each staging file.
         """
-        known: set[int] = set()
         found = 0
-        self._staging.sweep()
-        for local in self._locals.all():
-            if not local.staged:
+        for number in [local.id for local in self._locals.all() if local.staged]:
+            # Later than the list, so it is no older than the disk.
+            local = self._locals.find(number)
+            if local is None or not 0 < local.staged < self._served_from:
                 continue
-            known.add(local.staged)
             if local.gone and local.entity is None:
-                with self._overlay.change() as tx:
-                    self._overlay.drop_if_over(tx, local)
+                self._end_gone(number)
                 continue
             try:
                 stamp = self._staging.stamp(local.staged)
@@ -380,34 +391,55 @@ class Contents:
             for row in Unsents(self._overlay.store).recovered()
             if row.file
         }
-        for staged in self._staging.numbers():
-            if staged not in known and not self._is_save(staged):
-                log.info("edit.orphan", extra=fields(staged=staged))
-                self._staging.rescue(staged, taken.get(staged, "unnamed"))
+        leftover, self._found = self._found, []
+        for staged in leftover:
+            # The lock: what leaves its row this moment has left its place too, once that is ours.
+            with self._overlay.lock:
+                if not self._is_known(staged) and self._staging.exists(staged):
+                    log.info("edit.orphan", extra=fields(staged=staged))
+                    self._staging.rescue(staged, taken.get(staged, "unnamed"))
         self._staging.drop_restored()
         return found
+
+    def _end_gone(self, number: int) -> None:
+        """Ends a removed row that nobody has open any more."""
+        with self._overlay.change() as tx:
+            local = self._locals.find(number, tx)
+            if local is not None and local.gone and local.entity is None:
+                self._overlay.drop_if_over(tx, local)
+
+    def make_sure(self, local: Local) -> None:
+        """For a row that a killed daemon recorded and answered nobody of: its empty file is there."""
+        if local.edit == 0 and local.entity is None and local.staged:
+            os.close(self._staging.create(local.staged, resume=True))
 
     def _is_lost(self, local: Local) -> bool:
         """For a row without its staging file: an empty one is made where nothing was acknowledged yet."""
         if local.edit == 0 and local.entity is None:
-            # Killed between the row and the file.
-            os.close(self._staging.create(local.staged, resume=True))
+            self.make_sure(local)
             return False
         with self._overlay.change() as tx:
-            if local.edit == local.sent:
-                self._locals.update(tx, local.id, staged=0, lazy=0, stamp="")
+            now = self._locals.find(local.id, tx)
+            if now is None or now.staged != local.staged or self._staging.exists(local.staged):
+                return True  # It ended, or became an object, this moment.
+            if now.edit == now.sent:
+                self._locals.update(tx, now.id, staged=0, lazy=0, stamp="")
             else:
                 # Somebody took it out of the state folder. An empty file must not be sent in its place.
                 log.error(
                     "edit.lost",
-                    extra=fields(local=local.id, path=self._overlay.path_text(local.key)),
+                    extra=fields(local=now.id, path=self._overlay.path_text(now.key)),
                 )
                 problem = NotFound(
                     "the bytes of this edit are missing from the state folder",
                     hint="put them back, or `synd discard` the edit",
                 ).problem()
-                self._locals.update(tx, local.id, state="blocked", problem=json.dumps(problem))
+                self._locals.update(tx, now.id, state="blocked", problem=json.dumps(problem))
         return True
+
+    def _is_known(self, staged: int) -> bool:
+        """Whether a row, or a save under way, names the staging file."""
+        return self._locals.of_staged(staged) is not None or self._is_save(staged)
 
     def _is_save(self, staged: int) -> bool:
         statement = "SELECT 1 FROM save WHERE staged = ?"

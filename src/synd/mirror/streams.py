@@ -110,6 +110,7 @@ class Streams:
         self._small: dict[ContentKey, SmallFetch] = {}
         self._corrupt: dict[ContentKey, tuple[EntityId, str]] = {}
         self._mismatches: dict[ContentKey, int] = {}
+        self._ever_wrong: set[ContentKey] = set()
         self.completed_total = 0
         self.closed = False
 
@@ -170,6 +171,10 @@ class Streams:
         found = self._corrupt.get(key)
         return found[1] if found else None
 
+    def ever_wrong(self, key: ContentKey) -> bool:
+        """Whether wrong bytes of this content have gone out: whoever was given some may still have them."""
+        return key in self._ever_wrong
+
     def corrupt_entities(self) -> list[tuple[EntityId, str]]:
         return list(self._corrupt.values())
 
@@ -181,6 +186,7 @@ class Streams:
     def mismatched(self, file: FileVersion) -> int:
         """How often this content came wrong by now; whoever read it the first time may be gone."""
         with self.lock:
+            self._ever_wrong.add(file.key)
             self._mismatches[file.key] = self._mismatches.get(file.key, 0) + 1
             return self._mismatches[file.key]
 

@@ -81,6 +81,7 @@ def test_full_disk_of_held_content_fails_the_write_only(small_disk: SmallDisk) -
     cache.stop()
 
 
+@pytest.mark.announces("cache.full")
 def test_full_disk_with_many_writers_never_tears(small_disk: SmallDisk) -> None:
     """Fetchers that race for the last room either succeed whole or get CacheFull."""
     cache = Cache(small_disk(8) / "cache")

@@ -34,6 +34,7 @@ def test_close_when_one_file_is_damaged_answers_all_others(build, edits, remote)
     os.utime(edits.staging.path(local.staged))
     again = Takings(build(lazy_from_bytes=BLOCK, clock=remote.clock))
     remote.offline = False
+    again.parts.contents.prepare()
     assert again.parts.contents.start() == 1
     made = again.create("P", "new", b"other")
 
@@ -60,3 +61,31 @@ def test_descriptor_is_given_only_while_the_kernel_may_write_by_itself(edits, pa
 
     with pytest.raises(Stale):
         contents.descriptor(local.staged + 1000)
+
+
+def test_start_when_files_are_made_meanwhile_leaves_them_alone(edits):
+    """The mount is served while a start looks around: a new file is nobody's leftover, with a row or without."""
+    contents = edits.parts.contents
+    contents.prepare()
+    with_row = edits.create("P", "new", b"x")
+    with edits.parts.overlay.change() as tx:
+        bare = edits.parts.overlay.locals.next_number(tx)
+    os.close(edits.staging.create(bare))
+
+    assert contents.start() == 0
+
+    assert edits.staging.exists(with_row.staged)
+    assert edits.staging.exists(bare)
+
+
+def test_start_when_a_file_of_before_has_no_row_takes_it_away(edits):
+    """The same file, but left by a daemon that was killed."""
+    contents = edits.parts.contents
+    with edits.parts.overlay.change() as tx:
+        bare = edits.parts.overlay.locals.next_number(tx)
+    os.close(edits.staging.create(bare))
+    contents.prepare()
+
+    contents.start()
+
+    assert not edits.staging.exists(bare)

@@ -177,6 +177,7 @@ class TestBadStorage:
             read(parts, reader, 0, SIZE)
         with pytest.raises(IntegrityError):
             got(reader.read(1, 0, 100))
+        assert parts.streams.ever_wrong(file.key)
         assert DATA == read(parts, parts.streams.reader(file), 0, SIZE, handle=2)
         eventually(lambda: parts.cache.has(file.key, SIZE))
         assert parts.streams.corrupt(file.key) is None

@@ -108,6 +108,7 @@ class TestRestore:
         if restarted:
             edits.parts.close()
             edits = Takings(build(lazy_from_bytes=BLOCK, clock=remote.clock))
+            edits.parts.contents.prepare()
             edits.parts.contents.start()
         edits.parts.node("P/a")
         back = edits.restore(row)
@@ -182,6 +183,7 @@ class TestRestore:
         edits.parts.close()
         remote.offline = False
         again = Takings(build(lazy_from_bytes=BLOCK, clock=remote.clock))
+        again.parts.contents.prepare()
         again.parts.contents.start()
         if not named:
             assert list(again.staging.numbers()) == []

@@ -134,6 +134,7 @@ class TestKilled:
         os.close(fd)
         parts.close()
         again = Takings(build(clock=parts.remote.clock))
+        again.parts.contents.prepare()
         again.parts.contents.start()
         assert again.recovery().adopt() == 1
         assert again.recovery().adopt() == 0
@@ -148,6 +149,7 @@ class TestKilled:
         assert area.staging.put_back(area.staging.number_of(name))
         parts.close()
         again = Takings(build(clock=parts.remote.clock))
+        again.parts.contents.prepare()
         again.parts.contents.start()
 
         assert again.recovery().adopt() == 0

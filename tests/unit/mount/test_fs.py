@@ -219,6 +219,15 @@ class TestReading:
         eventually(lambda: parts.cache.has(md5_of(b"hello")))
         assert got(parts.fs.open(parts.node("P/dir/a.txt").node, os.O_RDONLY)).backing is None
 
+    def test_open_when_wrong_bytes_went_out_before_is_not_read_from_their_pages(self, parts):
+        """The notice that drops them may come later than the next open: that drops them by itself."""
+        node = parts.node("P/dir/big").node
+        row = parts.row("P/dir/big")
+        assert got(parts.fs.open(node, os.O_RDONLY)).keep_cache
+        parts.streams.mismatched(row.file())
+
+        assert not got(parts.fs.open(node, os.O_RDONLY)).keep_cache
+
     def test_reads_of_one_file_by_many_handles_share_a_descriptor(self, parts):
         """And each ends by itself."""
         parts.read("P/dir/big")
