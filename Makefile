@@ -13,7 +13,7 @@ demo: $(VENV)/.runtime
 
 # Everything that this machine can do; what it cannot is named at the end.
 test: system $(VENV)/.dev
-	$(BIN)/pytest -m "not live" $(TEST)
+	$(BIN)/python tools/run_tests.py $(TEST)
 
 # What is worth a run on each save: no mount, no tools, no crash.
 quick: $(VENV)/.dev

@@ -446,10 +446,13 @@ class Mount:
 
     def cached(self, path: Path) -> Path:
         """The object in the cache that holds a complete file's bytes."""
-        digest = os.getxattr(path, "user.synapse.md5").decode()
+        return self.object(os.getxattr(path, "user.synapse.md5").decode())
+
+    def object(self, digest: str) -> Path:
+        """The object in the cache with that md5. Raises RuntimeError."""
         found = folders(self.env).cache / "objects" / digest[:2] / digest
         if not found.is_file():
-            raise RuntimeError(f"{path} is not complete")
+            raise RuntimeError(f"{digest} is not complete")
         return found
 
     def clear(self) -> None:

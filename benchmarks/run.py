@@ -15,7 +15,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold, complete, listing, many, partial, queueing, sending, small, writing
+from benchmarks import (
+    cold,
+    complete,
+    listing,
+    many,
+    partial,
+    preprocess,
+    queueing,
+    sending,
+    small,
+    writing,
+)
 from benchmarks.harness import Benchmark, Row, SkippedError, load, machine, world
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -37,6 +48,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "upload-small": sending.many_small,
     "pending": sending.pending,
     "jobs": queueing.queued,
+    "preprocess": preprocess.pipelines,
+    "regions": preprocess.regions,
 }
 HEADS = ("measure", "synd", "peer", "ratio (min–max)", "target", "met")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"

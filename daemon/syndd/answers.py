@@ -93,7 +93,7 @@ class Answers:
         self._places = edits.places if edits is not None else Places(tree, self._mount, None)
         self._states = States(
             endpoints=endpoints, tree=tree, streams=streams, cache=cache, pins=pins, client=client,
-            places=self._places, edits=edits, mount=self._mount,
+            places=self._places, edits=edits, mount=self._mount, ready=fs.ready,
         )  # fmt: skip
         self.user = ""
         self.login_problem: SyndError | None = None
@@ -247,7 +247,14 @@ class Answers:
         return await self._states.status(path)
 
     async def why(self, path: str) -> contract.Why:
-        return await self._states.why(path)
+        found = await self._states.why(path)
+        place = await self._places.find(path)
+        # What is read by region has its own reasons.
+        if place.row is None or place.version is not None or "@ready" in Path(path).parts:
+            return found
+        row = place.row
+        jobs = await asyncio.to_thread(lambda: self.ready.why(row, self.work.why(row)))
+        return {**found, "jobs": jobs} if jobs else found
 
     def _shown(self, entity: int) -> str:
         return self._places.shown_entity(entity)

@@ -32,7 +32,7 @@ from synd.client.transfer import Downloader
 from synd.clock import NS, Deadline
 from synd.config import Config, Folders, name_filter
 from synd.errors import Busy, Forbidden, NotLoggedIn, RemoteUnavailable, SyndError
-from synd.ids import entity_id
+from synd.ids import entity_id, syn
 from synd.jobs import owner
 from synd.jobs.queue import Queue
 from synd.log import fields
@@ -69,7 +69,10 @@ from syndd.mount.fdstore import FdStore, HolderStore, SystemdStore
 from syndd.mount.fs import SynapseFs
 from syndd.mount.info import InfoFiles
 from syndd.mount.session import MountOptions, MountSession, take
-from syndd.schedule import preparing
+from syndd.promises import Promises
+from syndd.schedule import dask, preparing
+from syndd.schedule.beside import Beside
+from syndd.schedule.dask import DaskPool
 from syndd.schedule.dispatch import Dispatcher, Times
 from syndd.schedule.events import Events
 from syndd.schedule.joblogs import JobLogs
@@ -77,7 +80,9 @@ from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
 from syndd.schedule.pool import Pool
 from syndd.schedule.preparing import Preparer
+from syndd.schedule.revival import Revival, marks
 from syndd.schedule.showing import JobShowing
+from syndd.schedule.sources import Sources
 from syndd.watch.telling import OverlaySink
 from syndd.watch.tracker import Tracker
 
@@ -287,7 +292,7 @@ class App:
         )
         queue = Queue(self._store, me=owner.here(), attempts=config.job_attempts)
         logs = JobLogs(self._folders.state / "jobs")
-        self._pool = Pool(self._folders.cache / "work", logs, group=MemoryGroup.make)
+        self._pool = self._executor(logs)
         self._dispatcher = Dispatcher(
             queue,
             self._tree.in_writer,
@@ -304,23 +309,46 @@ class App:
             on_fetched=lambda file: self._enter(file, only_shared=False),
             dispatcher=self._dispatcher,
         )
+        sources = Sources(self._streams, self._cache)
+        preparer = Preparer(
+            self._store,
+            self._cache,
+            sources,
+            self._dispatcher,
+            self._pool,
+            self._tree.in_writer,
+            preparing.settings(config),
+            beside=Beside(self._tree, self._sizes, sources, self._cache),
+        )
         self._ready = ReadyFiles(
             self._edits.places,
             self._sizes,
             self._streams,
             self._cache,
-            Preparer(
-                self._store,
-                self._cache,
-                self._streams,
-                self._dispatcher,
-                self._pool,
-                self._tree.in_writer,
-                preparing.settings(config),
-            ),
+            preparer,
             Tools(config.tools),
         )
+        self._revival = Revival(
+            queue,
+            self._dispatcher,
+            self._store,
+            marks=marks(config, f"{self._endpoints.name} {self._token}", self._folders.cache),
+            free_bytes=lambda: self._cache.usage().free_bytes,
+            make_room=self._cache.make_room,
+            prepare=lambda entity: self._ready.prepare([syn(entity)]),
+            refresh=self._tree.detail,
+        )
+        self._tree.on_changes(self._revival.changed)
+        self._fs.ready.serve(
+            Promises(preparer, self._dispatcher),
+            queue,
+            asyncio.get_running_loop(),
+            gtf_as_gff3=config.gtf == "gff3",
+        )
+        self._edits.places.ready_source = self._fs.ready.source_of
         await asyncio.to_thread(self._pool.clear)
+        if isinstance(self._pool, DaskPool):
+            self._pool.start()
         await asyncio.to_thread(logs.keep_only, {job.id for job in queue.all()})
         self._answers = Answers(
             config=config,
@@ -375,6 +403,7 @@ class App:
             self._spawn(self._log_in_later(), "login")
         self._spawn(self._poll(), "poll")
         self._spawn(self._operations.run(), "jobs")
+        self._spawn(self._revival.run(), "revival")
         if not config.read_only:
             self._spawn(self._pusher.run(), "push")
             await asyncio.to_thread(self._tracker.start)
@@ -385,6 +414,13 @@ class App:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GARBAGE_FROM)
+
+    def _executor(self, logs: JobLogs) -> Pool | DaskPool:
+        """What runs worker programs. Raises ConfigError."""
+        work = self._folders.cache / "work"
+        if self._config.engine != "dask":
+            return Pool(work, logs, group=MemoryGroup.make)
+        return dask.executor(self._config, work, logs, self._folders.state)
 
     def _away_s(self) -> float:
         """Seconds since the service went out of reach; infinite if it was never seen in this life."""
@@ -533,6 +569,8 @@ class App:
         session = self._session
         # Beside the unmount: who reads or waits for a job is not kept by it.
         draining = asyncio.create_task(self._drain_jobs(deadline), name="drain-jobs")
+        if session is not None and not keep_mount:
+            self._fs.ready.give_up()
         try:
             if session is not None and keep_mount:
                 await asyncio.to_thread(session.detach)
@@ -557,6 +595,9 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        pool = getattr(self, "_pool", None)
+        if isinstance(pool, DaskPool):
+            await pool.close()
         if hasattr(self, "_tracker"):
             await asyncio.to_thread(self._tracker.stop)
         if hasattr(self, "_tree"):

@@ -14,12 +14,23 @@ from concurrent.futures import Future
 
 from synd.cache.folder import Cache
 from synd.control import contract, ready
-from synd.errors import Forbidden, NotFound, NotSupported, StageFailed, UsageError
-from synd.ids import syn
+from synd.errors import (
+    Busy,
+    Draining,
+    Forbidden,
+    NotFound,
+    NotSupported,
+    QueueFull,
+    StageFailed,
+    UsageError,
+)
+from synd.ids import ContentKey, syn
+from synd.jobs.failures import failure_of
 from synd.jobs.model import Job
+from synd.mirror.external import Probe
 from synd.mirror.sizes import Sizes
 from synd.mirror.streams import Streams
-from synd.model import WITH_BYTES, FileVersion, Kind
+from synd.model import WITH_BYTES, FileVersion, Kind, Store
 from synd.processors.base import ArtifactKind, Tools
 from synd.processors.detect import name_format
 from synd.processors.select import formats_table
@@ -27,7 +38,7 @@ from synd.processors.tools import Toolchain
 from synd.ranges import ByteRange, FileSlice
 from synd.store.entities import Row
 from syndd.places import Places
-from syndd.schedule.preparing import Content, NothingToMake, Preparer, Ready
+from syndd.schedule.preparing import KIND, Content, NothingToMake, Preparer, Ready
 from syndd.schedule.showing import as_contract
 
 CHUNK = 1 << 20
@@ -56,12 +67,18 @@ class ReadyFiles:
         self._tools = tools
 
     async def find(
-        self, target: str, kind: ArtifactKind, *, raw: bool = False, start: bool = True
+        self,
+        target: str,
+        kind: ArtifactKind,
+        *,
+        raw: bool = False,
+        start: bool = True,
+        suffix: str = "",
     ) -> Content | contract.Job:
-        """The bytes of an artifact, or the job that makes it.
+        """The bytes of an artifact, or the job that makes it. `suffix`: a further file that belongs to it.
 
         Raises NotFound: no such file, a file that has no such artifact, or, without `start`, one that is not
-        made yet; Forbidden; StageFailed when its content cannot be processed; Busy.
+        made yet; Forbidden; StageFailed when its content cannot be processed; QueueFull; Draining.
         """
         row, file = await self._file(target)
         if raw:
@@ -69,7 +86,7 @@ class ReadyFiles:
         pair = await asyncio.to_thread(self._preparer.look, file)
         found = pair.data if kind is ArtifactKind.DATA else pair.index
         if found is not None:
-            return self._content(row, file, found)
+            return self._content(row, file, found, suffix)
         if not start:
             return await self._unstarted(row, file, kind)
         wanted = await self._preparer.want(file, row.name)
@@ -79,22 +96,30 @@ class ReadyFiles:
             return await self._as_it_is(row, file, kind, wanted.why)
         made = wanted.data if kind is ArtifactKind.DATA else wanted.index
         assert made is not None  # `want` returns both or none
-        return self._content(row, file, made)
+        return self._content(row, file, made, suffix)
 
-    async def is_ready(self, target: str, kind: ArtifactKind) -> bool:
+    async def readiness(self, target: str, kind: ArtifactKind) -> ready.Readiness:
         """Whether `find` would have bytes. Starts nothing. Raises NotFound for an index of what has none."""
         try:
-            return isinstance(await self.find(target, kind, start=False), Content)
+            found = await self.find(target, kind, start=False)
         except NotFound as error:
             if isinstance(error, _NotMade):
-                return False
+                return {"ready": False}
             raise
+        assert isinstance(found, Content)  # nothing was started
+        return {"ready": True, "name": found.name}
 
     async def prepare(self, targets: Sequence[str]) -> ready.Prepared:
-        """Claims a job for each file that needs one. Raises NotFound when there is no such file."""
+        """Claims a job for each file that needs one.
+
+        Raises NotFound when there is no such file, and QueueFull or Draining when no job could be made for any.
+        """
         if not targets:
             raise UsageError("nothing was named to be prepared")
-        found: ready.Prepared = {"jobs": [], "ready": [], "as_they_are": [], "failed": []}
+        found: ready.Prepared = {
+            "jobs": [], "ready": [], "as_they_are": [], "failed": [], "refused": [],
+        }  # fmt: skip
+        refusal: Busy | None = None
         for target in targets:
             row, file = await self._file(target)
             path = self._places.shown_entity(row.id)
@@ -108,13 +133,45 @@ class ReadyFiles:
                 }
                 found["failed"].append(told)
                 continue
+            except (Forbidden, NotFound) as error:
+                found["failed"].append(
+                    {"path": path, "failure": failure_of(error), "reason": error.message}
+                )
+                continue
+            except (QueueFull, Draining) as error:
+                refusal = error
+                found["refused"].append(
+                    {"path": path, "type": type(error).__name__, "reason": error.message}
+                )
+                continue
             if isinstance(wanted, Job):
                 found["jobs"].append(as_contract(wanted))
             elif isinstance(wanted, NothingToMake):
                 found["as_they_are"].append({"path": path, "reason": wanted.why})
             else:
                 found["ready"].append(path)
+        if refusal is not None and len(found["refused"]) == len(targets):
+            raise refusal
         return found
+
+    def why(self, row: Row, jobs: Sequence[contract.WhyJob]) -> list[contract.WhyJob]:
+        """`jobs` of a file, without those that somebody else's made needless, and with the reason why its content
+        cannot be prepared, when that was found without one. Any thread.
+        """
+        if row.key is None or row.md5 is None:
+            return [*jobs]
+        file = row.file()
+        pair = self._preparer.look(file)
+        if pair.data is not None and pair.index is not None:
+            return [job for job in jobs if job["kind"] != KIND]
+        error = self._preparer.refused(file)
+        if error is None or any(job["kind"] == KIND for job in jobs):
+            return [*jobs]
+        told: contract.WhyJob = {
+            "id": "", "kind": KIND, "state": "failed", "reason": error.message, "mend": error.hint,
+            "failure": error.failure, "attempt": 0, "log": "",
+        }  # fmt: skip
+        return [*jobs, told]
 
     async def formats(self) -> ready.Formats:
         """What becomes of each format here, and what is missing."""
@@ -138,19 +195,35 @@ class ReadyFiles:
         row = place.row
         if row is None or Kind(row.kind) not in WITH_BYTES:
             raise NotFound(f"{target} is no file of the service", path=target)
+        self._places.follow(row)
         if place.version is not None:
             raise NotSupported("only the present version of a file is prepared")
         if not row.current:
             row = await self._sizes.one(row)
         if row.unmet_terms or row.key is None:
             raise Forbidden(f"you may not download {row.name!r}", entity=syn(row.id))
-        return row, row.file()
+        file = row.file()
+        if file.store in (Store.EXTERNAL_OBJECT_STORE, Store.PROXY):
+            raise NotSupported(
+                f"{row.name!r} has no address to download it from: it lies in a store of its owner's",
+                entity=syn(row.id),
+            )
+        if file.external_url is not None and file.size is None:
+            # Its server may have been away when it was asked; what it says now is told.
+            file = await Probe(self._streams.downloader).look(file)
+            if file.size is None:
+                raise NotSupported(
+                    f"{row.name!r} is a link whose server tells no size",
+                    hint=f"open {file.external_url}",
+                    entity=syn(row.id),
+                )
+        return row, file
 
     async def _unstarted(self, row: Row, file: FileVersion, kind: ArtifactKind) -> Content:
         """What a request that must not start anything is answered; by the name alone."""
         plain = name_format(row.name)
         handled = {str(one.format) for one in formats_table(Toolchain(self._tools)) if one.indexes}
-        if file.md5 is None or not file.size or plain not in handled:
+        if self._preparer.off or file.md5 is None or not file.size or plain not in handled:
             return await self._as_it_is(row, file, kind, "it is read as it is")
         raise _NotMade(f"{row.name!r} is not prepared", hint="`synd prepare` does it")
 
@@ -162,7 +235,12 @@ class ReadyFiles:
     async def _raw(self, row: Row, file: FileVersion, kind: ArtifactKind) -> Content:
         if kind is ArtifactKind.DATA:
             return self._source(row, file)
-        raise NotFound(f"no index lies beside {row.name!r}", entity=syn(row.id))
+        found = await self._preparer.beside(file, row.name)
+        if found is None:
+            raise NotFound(f"no index lies beside {row.name!r}", entity=syn(row.id))
+        if found.unmet_terms or found.key is None:
+            raise Forbidden(f"you may not download {found.name!r}", entity=syn(found.id))
+        return self._source(found, found.file())
 
     def _source(self, row: Row, file: FileVersion) -> Content:
         return Content(
@@ -170,7 +248,13 @@ class ReadyFiles:
             name=row.name, source=file,
         )  # fmt: skip
 
-    def _content(self, row: Row, file: FileVersion, made: Ready) -> Content:
+    def _content(self, row: Row, file: FileVersion, made: Ready, suffix: str = "") -> Content:
+        if suffix in made.extra:
+            key, size = made.extra[suffix]
+            return Content(
+                key=ContentKey(key), size=size, etag=f'"md5:{key}"',
+                media="application/octet-stream", name=f"{row.name}{suffix}",
+            )  # fmt: skip
         if made.alias:
             return self._source(row, file)
         return Content(
@@ -180,32 +264,26 @@ class ReadyFiles:
 
     # Bytes.
 
-    async def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]:
-        """The bytes of a range, from one and the same content even if it is evicted meanwhile.
+    def opened(self, content: Content) -> int | None:
+        """A descriptor of its bytes, which the caller closes: they stay, even if they are evicted meanwhile.
+        None when they are still to be read from the service.
 
-        Raises NotFound at the first piece when an artifact was evicted before it was opened.
+        Raises NotFound when an artifact has just been evicted.
         """
         fd = self._cache.open(content.key, content.size)
         if fd is None and content.source is None:
             raise NotFound(f"{content.name!r} left the cache just now", hint="ask again")
+        return fd
+
+    async def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]:
+        """The bytes of a range of a source, as they come from the service."""
+        assert content.source is not None  # what is made is in the cache, or is not there
         self._cache.hold(content.key)
         try:
-            if fd is not None:
-                at = span.start
-                while at < span.end:
-                    piece = await asyncio.to_thread(os.pread, fd, min(CHUNK, span.end - at), at)
-                    if not piece:
-                        return
-                    yield piece
-                    at += len(piece)
-                return
-            assert content.source is not None
             async for piece in self._fetched(content.source, span):
                 yield piece
         finally:
             self._cache.release(content.key)
-            if fd is not None:
-                os.close(fd)
 
     async def _fetched(self, file: FileVersion, span: ByteRange) -> AsyncIterator[bytes]:
         handle = next(_HANDLES)

@@ -1,7 +1,8 @@
 """The daemon's life: starting → ready → draining → stopped, signals, start order, stop order, deadline.
 
 Each thing that is started pushes how it ends on one stack; stopping is that stack unwound under one
-deadline. The order: instance lock, control socket (bound: callers queue), control API, app (the mount).
+deadline. The order: instance lock, control socket and loopback listener (bound: callers queue), control API,
+app (the mount).
 The API answers only after the app has started, so that the mount answers first; and it ends after
 the app, so that `synd status` can watch a drain.
 
@@ -32,6 +33,7 @@ from synd.config import Config, Folders
 from synd.control import contract
 from synd.errors import InvalidTransition, SyndError
 from synd.log import fields
+from syndd.control.loopback import Loopback, listening
 from syndd.control.services import DaemonServices
 from syndd.instance import control_socket, instance_lock, make_folders, report_startup
 from syndd.notify import Notifier
@@ -117,6 +119,7 @@ class Daemon:
         self._budget_s = DRAIN_S
         self._keep_mount = False
         self._failure: SyndError | None = None
+        self._loopback: Loopback | None = None
 
     @property
     def state(self) -> State:
@@ -124,7 +127,7 @@ class Daemon:
 
     def process(self) -> contract.Process:
         """The process's own part of the status."""
-        return {
+        found: contract.Process = {
             "api": contract.API,
             "version": importlib.metadata.version("synd"),
             "pid": os.getpid(),
@@ -132,6 +135,9 @@ class Daemon:
             "started_at": format_time(self._started_ns),
             "uptime_s": round(time.monotonic() - self._started_s, 3),
         }
+        if self._loopback is not None:
+            found["browsers"] = self._loopback.told()
+        return found
 
     def ask_stop(self, why: str, *, budget_s: float = DRAIN_S, keep_mount: bool = False) -> None:
         """Asks to stop; called on the loop. A second time, insists."""
@@ -204,8 +210,9 @@ class Daemon:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything, pushing how it ends. Returns early when asked to stop meanwhile."""
         listener = stack.enter_context(control_socket(self._folders.socket))
+        self._loopback = stack.enter_context(listening(self._config, self._folders))
         app = self._build(self._config, self._folders, self.fail)
-        control = _Control(app, self, listener)
+        control = _Control(app, self, listener, self._loopback)
         stack.push_async_callback(control.stop)
         if self._notifier.watchdog_s is not None:
             feeding = asyncio.create_task(self._feed_watchdog(app), name="watchdog")
@@ -275,17 +282,20 @@ class Daemon:
 class _Control:
     """The control API, whose framework is imported only once the mount answers."""
 
-    def __init__(self, app: App, daemon: Daemon, listener: socket.socket) -> None:
+    def __init__(
+        self, app: App, daemon: Daemon, listener: socket.socket, loopback: Loopback | None
+    ) -> None:
         self._app = app
         self._daemon = daemon
         self._listener = listener
+        self._loopback = loopback
         self._server: ControlServer | None = None
 
     async def start(self) -> None:
         # In a thread: the import takes about half a second, and the loop has requests to serve.
         module = await asyncio.to_thread(importlib.import_module, "syndd.control.server")
         server: ControlServer = module.ControlServer(
-            self._app.services, self._daemon, self._listener, self._daemon.fail
+            self._app.services, self._daemon, self._listener, self._daemon.fail, self._loopback
         )
         await server.start()
         self._server = server

@@ -6,7 +6,8 @@ Never through the mount: the daemon would wait for its own answer. Unknown names
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from synd.model import Kind
 from synd.paths import RESERVED, split_version
 from synd.store.entities import TOP, Row
 from synd.store.local import Local
+from syndd.mount.ops import Answer
 from syndd.showing import Showing
 
 
@@ -58,6 +60,8 @@ class Places:
         self._mount = mount
         self._showing = showing
         self._overlay = showing.overlay if showing is not None else None
+        self.ready_source: Callable[[int, bytes], Answer[bytes]] | None = None
+        """(folder, name in its ``@ready``) → the name of the file that it is made of."""
 
     async def find(self, target: str) -> Place:
         """As `resolve`; of a removed thing whose delete is unsent, what it was."""
@@ -96,6 +100,11 @@ class Places:
                 return found._replace(version=Version(int(rest[1])) if numbered else None)
             if part == "@info" and rest:
                 return await self.child(at, rest[0].removesuffix(".json"), target)
+            if part == "@ready" and rest and self.ready_source is not None:
+                source = self.ready_source(at.key, rest[0].encode(errors="surrogateescape"))
+                if isinstance(source, Future):
+                    source = await asyncio.wrap_future(source)
+                return await self.child(at, source.decode(errors="surrogateescape"), target)
             if part in RESERVED:
                 return at
             versioned = split_version(part)
@@ -135,6 +144,12 @@ class Places:
         if self._overlay is not None and self._overlay.hides(row):
             raise NotFound(f"there is no {target}", path=target)
         return Place(row)
+
+    def follow(self, row: Row) -> None:
+        """Has changes of an entity noticed as those of what is walked to are: its folder is in use."""
+        self._tree.visit(row.parent)
+        if not self._tree.folders.is_listed(row.parent):
+            self._tree.refresh_soon(row.parent)
 
     def shown(self, place: Place) -> str:
         """A thing's path in the mount, or its id while that is not known."""

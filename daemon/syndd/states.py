@@ -5,6 +5,7 @@ What was changed here comes from `syndd.showing`; this adds what the service and
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from synd.cache.folder import Cache
@@ -12,6 +13,7 @@ from synd.client import credentials
 from synd.client.service import SynapseClient
 from synd.clock import format_time
 from synd.control import contract
+from synd.errors import StageFailed
 from synd.ids import ContentKey, syn
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
@@ -19,9 +21,22 @@ from synd.model import WITH_BYTES, Kind
 from synd.store.entities import TOP, Row
 from synd.store.local import Sending
 from syndd.edits import Edits
+from syndd.mount.ready import ReadyTree
 from syndd.places import Place, Places
 from syndd.schedule.pins import Pins
 from syndd.showing import kept_or_unsent
+
+_READY: dict[str, contract.Sync] = {
+    "ready": "cached",
+    "preparing": "fetching",
+    "waiting": "fetching",
+    "changed-here": "modified",
+}
+
+
+def _is_ready(path: str, mount: Path) -> bool:
+    """Whether a path leads to what lies in an ``@ready``."""
+    return path.startswith("/") and Path(path).parent.name == "@ready" and Path(path) != mount
 
 
 class States:
@@ -39,6 +54,7 @@ class States:
         places: Places,
         edits: Edits | None,
         mount: Path,
+        ready: ReadyTree,
     ) -> None:
         self._endpoints = endpoints
         self._tree = tree
@@ -49,6 +65,7 @@ class States:
         self._places = places
         self._edits = edits
         self._mount = mount
+        self._ready = ready
 
     def sync(self, place: Place) -> contract.Sync:
         """Where a thing's bytes are, and what becomes of its changes."""
@@ -136,6 +153,8 @@ class States:
                 "path": str(self._mount), "state": "virtual", "reason": "the top of the mount",
                 "mend": "", "facts": {},
             }  # fmt: skip
+        if _is_ready(path, self._mount):
+            return await self._why_ready(path, place)
         facts: dict[str, str | int | float | bool | None] = {}
         reason, mend = self._reason(row) if row is not None else ("made here", "")
         if row is not None:
@@ -173,6 +192,27 @@ class States:
         return {
             "path": self._places.shown(place), "state": self.sync(place), "reason": reason,
             "mend": mend, "facts": facts,
+        }  # fmt: skip
+
+    async def _why_ready(self, path: str, place: Place) -> contract.Why:
+        """The same of what is made of a file."""
+        told = await asyncio.to_thread(self._ready.state.told, place.key)
+        job, row = told.job, place.row
+        failed = told.error if isinstance(told.error, StageFailed) else None
+        return {
+            "path": path, "state": _READY.get(told.state, "remote"), "reason": told.reason,
+            "mend": told.mend,
+            "facts": {
+                "entity": syn(row.id) if row is not None else "",
+                "version": row.version if row is not None else None,
+                "made_of": self._places.shown(place),
+                "prepared": told.state,
+                "job": job.id if job is not None else None,
+                "job_state": job.state.value if job is not None else None,
+                "stage": (job.stage or None) if job is not None else None,
+                "failure": failed.failure if failed is not None else None,
+                "bad_line": failed.bad_line if failed is not None else None,
+            },
         }  # fmt: skip
 
     def _reason(self, row: Row) -> tuple[str, str]:

@@ -50,6 +50,11 @@ class Folders:
         return self.state / "recovered"
 
     @property
+    def http_token(self) -> Path:
+        """What programs on the loopback listener must know. It outlives the daemon, as saved sessions do."""
+        return self.state / "http-token"
+
+    @property
     def socket(self) -> Path:
         return self.runtime / "synd.sock"
 
@@ -272,11 +277,39 @@ class Config:
         metadata={"doc": "Check of what was made: fast, or full (counts the source again)"},
     )
     engine: str = field(
-        default="local", metadata={"doc": "Where preprocessing runs: local, or dask"}
+        default="local",
+        metadata={
+            "doc": "Where preprocessing runs: local, dask, or off (files are served as they are)"
+        },
+    )
+    dask_scheduler: str = field(
+        default="",
+        metadata={"doc": "With engine = dask: address of the Dask scheduler, tcp://HOST:8786"},
+    )
+    artifact_store: str = field(
+        default="",
+        metadata={
+            "doc": "With engine = dask: what the workers hand over by, a folder that all machines mount or a URL for fsspec such as s3://bucket/synd"
+        },
+    )
+    dask_wait: float = field(
+        default=60.0,
+        metadata={
+            "doc": "With engine = dask: seconds that an attempt may wait for a worker; more where workers are started by need"
+        },
     )
 
-    http_port: int = field(
-        default=0, metadata={"doc": "Loopback TCP port of the control API; 0: off"}
+    http_listen: str = field(
+        default="",
+        metadata={
+            "doc": "Loopback address that genome browsers read prepared files from, with a token (`synd url`): 127.0.0.1:8421, or port 0 for any free one; empty: off"
+        },
+    )
+    http_origins: tuple[str, ...] = field(
+        default=("*",),
+        metadata={
+            "doc": "Web pages that may ask there, such as https://igv.org; `*`: any that knows the token"
+        },
     )
     log_level: str = field(default="INFO", metadata={"doc": "DEBUG, INFO, WARNING or ERROR"})
 
@@ -289,7 +322,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "gtf": ("native", "gff3"),
     "tools": ("auto", "native", "builtin"),
     "verify": ("fast", "full"),
-    "engine": ("local", "dask"),
+    "engine": ("local", "dask", "off"),
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
 }
 
@@ -298,6 +331,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "delete_hold_percent": (1, 100),
     "jobs": (0, 1024),
     "lease": (1, 86400),
+    "dask_wait": (1, 30 * 86400),
     "stall": (1, 30 * 86400),
     "job_timeout": (1, 30 * 86400),
     "job_attempts": (1, 100),
@@ -314,6 +348,20 @@ SIZES = frozenset({"sort_memory", "samtools_memory"})
 
 _SIZE = re.compile(r"([1-9][0-9]*)([KMG]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+_LISTEN = re.compile(r"(127(?:\.[0-9]{1,3}){3}|localhost|\[::1\]):([0-9]{1,5})")
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@,]+")
+
+
+def loopback(text: str) -> tuple[str, int] | None:
+    """Address and port of `http_listen`; None: off. Raises ValueError for anything but this machine's loopback."""
+    if not text:
+        return None
+    found = _LISTEN.fullmatch(text.lower())
+    if found is None or int(found[2]) > 65535 or any(int(n) > 255 for n in found[1].split(".")[1:]):
+        raise ValueError(f"{text!r} is no loopback address with a port")
+    return {"localhost": "127.0.0.1", "[::1]": "::1"}.get(found[1], found[1]), int(found[2])
 
 
 def size_bytes(text: str) -> int:
@@ -395,6 +443,8 @@ def _typed(name: str, value: object, source: str) -> object:
                 raise ValueError
             if name in SIZES:
                 _check_bounds(name, size_bytes(value), source, shown=value)
+            if name == "http_listen":
+                _check_listen(value, source)
             allowed = CHOICES.get(name)
             spelled = value.upper() if name == "log_level" else value
             if allowed and spelled not in allowed:
@@ -408,6 +458,8 @@ def _typed(name: str, value: object, source: str) -> object:
             raise ValueError
         if name == "local_only":
             _check_patterns(value, source)
+        if name == "http_origins":
+            _check_origins(value, source)
         return tuple(value)
     except (ValueError, KeyError) as error:
         wanted = getattr(kind, "__name__", "list of texts")
@@ -428,6 +480,25 @@ def _check_patterns(patterns: Sequence[str], source: str) -> None:
             raise ConfigError(
                 f"{source}: local_only = {pattern!r} is not a pattern of file names",
                 hint="names only, such as *.tmp or .Rhistory: no folders, no @",
+            )
+
+
+def _check_listen(value: str, source: str) -> None:
+    try:
+        loopback(value)
+    except ValueError as error:
+        raise ConfigError(
+            f"{source}: http_listen = {value!r} is no loopback address with a port",
+            hint="127.0.0.1:8421, or [::1]:0 for any free port; other machines are not served",
+        ) from error
+
+
+def _check_origins(values: Sequence[str], source: str) -> None:
+    for value in values:
+        if _ORIGIN.fullmatch(value.lower()) is None:
+            raise ConfigError(
+                f"{source}: http_origins = {value!r} is no origin of web pages",
+                hint="scheme and host, such as https://igv.org; or * for any",
             )
 
 

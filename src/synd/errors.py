@@ -4,7 +4,7 @@
     ├─ UsageError, NameTooLong, ConfigError, NotSupported
     ├─ NotFound, Exists, NotEmpty, IsDirectory, NotDirectory, RangeNotSatisfiable
     ├─ NotLoggedIn, Forbidden, NotPermitted, ReadOnly
-    ├─ Stale, Conflict, Busy, LeaseLost, InvalidTransition
+    ├─ Stale, Conflict, Busy (QueueFull, Draining), LeaseLost, InvalidTransition
     ├─ RateLimited, DeadlineExceeded, RemoteUnavailable, ProtocolError
     ├─ QuotaExceeded, CacheFull, IntegrityError, StoreError
     ├─ ToolMissing, StageFailed
@@ -216,13 +216,27 @@ class Conflict(SyndError):
 
 
 class Busy(SyndError):
-    """Held by another: open files at unmount, or a drain under way."""
+    """Held by another, such as files that are open at an unmount."""
 
     errno = _errno.EBUSY
     status = 409
     exit_code = 75
     retry = Retry.LATER
     level = logging.INFO
+
+
+class QueueFull(Busy):
+    """As many jobs wait as may."""
+
+    errno = _errno.EAGAIN
+    status = 429
+
+
+class Draining(Busy):
+    """The daemon is about to stop and begins nothing more."""
+
+    errno = _errno.EAGAIN
+    status = 503
 
 
 class LeaseLost(SyndError):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from synd.errors import Busy, InvalidTransition, NotFound
+from synd.errors import Busy, InvalidTransition, NotFound, QueueFull
 from synd.jobs.failures import Failure
 from synd.jobs.model import ACTIVE, ENDED, Job, JobState, Priority
 from synd.jobs.queue import Queue
@@ -110,7 +110,7 @@ class TestClaim:
         """A bound per kind; attaching is always possible."""
         add(queue, clock, workflow_key=KEY)
         add(queue, clock)
-        with pytest.raises(Busy, match="already 2"):
+        with pytest.raises(QueueFull, match="already 2"):
             add(queue, clock, most=2)
         assert 2 == len(queue.all())
 

@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 def test_readme_always_fits_a_screen_and_a_half():
     """Longer ones are not read."""
-    assert len(README.splitlines()) <= 90
+    assert len(README.splitlines()) <= 100
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

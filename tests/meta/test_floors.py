@@ -40,6 +40,7 @@ FLOORS = [
         "syndd.states",
         "syndd.edits",
         "syndd.artifacts",
+        "syndd.promises",
         "syndd.answers",
         "syndd.app",
         "syndd.__main__",

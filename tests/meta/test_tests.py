@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -62,3 +64,17 @@ def test_requirements_always_can_be_reported():
     text = report(known, {"S1-73": ["here"]})
     assert "done     S1-73" in text
     assert text.splitlines()[-1].startswith("in all: 1 of ")
+
+
+@pytest.mark.req("S1-72")
+def test_test_when_its_tool_is_missing_is_skipped_by_name(tmp_path):
+    """Where no program is on PATH, tests that need one say which; they neither fail nor pass."""
+    chosen = f"{ROOT}/tests/integration/processors/test_commands.py::test_text_when_it_lies_ready_then_is_only_indexed"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", chosen],
+        cwd=ROOT, env={"PATH": str(tmp_path), "HOME": str(tmp_path)}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+    assert re.search(r"^\d+ skipped in", done.stdout, re.MULTILINE), done.stdout
+    assert "samtools is not here" in done.stdout

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synd.config import Folders, folders
+from synd.config import Config, Folders, folders
 from synd.control import contract
 from synd.control.connect import Control
 from synd.errors import DaemonNotRunning
+from syndd.control.loopback import Loopback, listening
 from tests.support.fake_app import FakeServices
 
 ROOT = Path(__file__).parent.parent.parent
@@ -100,16 +101,21 @@ class FakeLifecycle:
     """What the API asks of the daemon's life, noted."""
 
     stops: list[dict[str, object]] = field(default_factory=list)
+    state: str = "ready"
+    browsers: contract.Browsers | None = None
 
     def process(self) -> contract.Process:
-        return {
+        found: contract.Process = {
             "api": contract.API,
             "version": "0",
             "pid": os.getpid(),
-            "state": "ready",
+            "state": self.state,
             "started_at": "2023-11-14T22:13:20.000Z",
             "uptime_s": 1.0,
         }
+        if self.browsers is not None:
+            found["browsers"] = self.browsers
+        return found
 
     def ask_stop(self, why: str, *, budget_s: float = 30.0, keep_mount: bool = False) -> None:
         self.stops.append({"why": why, "budget_s": budget_s, "keep_mount": keep_mount})
@@ -123,6 +129,8 @@ class Served:
     services: FakeServices
     lifecycle: FakeLifecycle
     loop: asyncio.AbstractEventLoop
+    loopback: Loopback | None = None
+    """Where genome browsers are served, if they are."""
 
     @property
     def control(self) -> Control:
@@ -130,8 +138,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def control_api(path: Path) -> Iterator[Served]:
-    """The real API over fake services, on a Unix socket at `path`."""
+def control_api(path: Path, config: Config | None = None) -> Iterator[Served]:
+    """The real API over fake services, on a Unix socket at `path`, and where `config` says so on a loopback port."""
+    with listening(config or Config(), folders({"SYND_HOME": str(path.parent)})) as loopback:
+        yield from _served(path, loopback)
+
+
+def _served(path: Path, loopback: Loopback | None) -> Iterator[Served]:
     from syndd.control.server import serving
 
     services, lifecycle = FakeServices(), FakeLifecycle()
@@ -143,7 +156,7 @@ def control_api(path: Path) -> Iterator[Served]:
     end: list[asyncio.Event] = []
 
     async def live() -> None:
-        async with serving(services, lifecycle, listener):
+        async with serving(services, lifecycle, listener, loopback):
             loops.append(asyncio.get_running_loop())
             end.append(asyncio.Event())
             ready.set()
@@ -153,7 +166,7 @@ def control_api(path: Path) -> Iterator[Served]:
     thread.start()
     assert ready.wait(20), "the control API did not start"
     try:
-        yield Served(path, services, lifecycle, loops[0])
+        yield Served(path, services, lifecycle, loops[0], loopback)
     finally:
         loops[0].call_soon_threadsafe(end[0].set)
         thread.join(10)

@@ -107,16 +107,29 @@ class FakeReady:
 
     def __init__(self) -> None:
         self.contents: dict[tuple[str, str], bytes | contract.Job] = {}
+        self.names: dict[tuple[str, str], str] = {}
+        """Of what has another name than its id."""
         self.started: list[str] = []
+        self.refusal: SyndError | None = None
+        """What asking for work raises."""
+        self.refused: list[ready.NotTaken] = []
 
     async def find(
-        self, target: str, kind: ArtifactKind, *, raw: bool = False, start: bool = True
+        self,
+        target: str,
+        kind: ArtifactKind,
+        *,
+        raw: bool = False,
+        start: bool = True,
+        suffix: str = "",
     ) -> Content | contract.Job:
         which = "raw" if raw else str(kind)
         found = self.contents.get((target, which))
         if found is None or (not isinstance(found, bytes) and not start):
             raise NotFound(f"there is no {kind} of {target}")
         if not isinstance(found, bytes):
+            if self.refusal is not None:
+                raise self.refusal
             self.started.append(target)
             return found
         return Content(
@@ -124,11 +137,25 @@ class FakeReady:
             len(found),
             f'"sha256:{target}-{which}"',
             "text/plain",
-            target,
+            self.names.get((target, which), target),
         )
 
-    async def is_ready(self, target: str, kind: ArtifactKind) -> bool:
-        return isinstance(self.contents.get((target, str(kind))), bytes)
+    async def readiness(self, target: str, kind: ArtifactKind) -> ready.Readiness:
+        if not isinstance(self.contents.get((target, str(kind))), bytes):
+            return {"ready": False}
+        return {"ready": True, "name": self.names.get((target, str(kind)), target)}
+
+    def opened(self, content: Content) -> int | None:
+        """What was made is a file; the service's own bytes are still to come."""
+        for (target, which), held in self.contents.items():
+            if content.etag == f'"sha256:{target}-{which}"' and isinstance(held, bytes):
+                if which == "raw":
+                    return None
+                fd = os.memfd_create(target)
+                os.truncate(fd, len(held))
+                os.pwrite(fd, held, 0)
+                return fd
+        return None
 
     async def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]:
         for (target, which), held in self.contents.items():
@@ -138,8 +165,13 @@ class FakeReady:
                 return
 
     async def prepare(self, targets: Sequence[str]) -> ready.Prepared:
+        if self.refusal is not None:
+            raise self.refusal
         self.started += targets
-        return {"jobs": [], "ready": list(targets), "as_they_are": [], "failed": []}
+        return {
+            "jobs": [], "ready": list(targets), "as_they_are": [], "failed": [],
+            "refused": self.refused,
+        }  # fmt: skip
 
     async def formats(self) -> ready.Formats:
         bam: ready.Format = {

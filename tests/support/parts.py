@@ -48,6 +48,7 @@ from syndd.mount.fs import SynapseFs
 from syndd.mount.info import InfoFiles
 from syndd.mount.ops import ROOT, Answer, Attr, DirEntry
 from syndd.places import Places
+from syndd.schedule.beside import Beside
 from syndd.schedule.events import Events
 from syndd.schedule.joblogs import JobLogs
 from syndd.schedule.operations import Operations
@@ -55,6 +56,7 @@ from syndd.schedule.pins import Pins
 from syndd.schedule.pool import Pool
 from syndd.schedule.preparing import Preparer, Settings
 from syndd.schedule.showing import JobShowing
+from syndd.schedule.sources import Sources
 
 T = TypeVar("T")
 Piece: TypeAlias = bytes | memoryview | FileSlice
@@ -226,9 +228,11 @@ class Parts:
         )  # fmt: skip
         self.work = JobShowing(self.queue, self.operations.dispatcher, JobLogs(self.root / "jobs"))
         self.pool = Pool(self.root / "work", JobLogs(self.root / "jobs"))
+        sources = Sources(self.streams, self.cache)
         self.preparer = Preparer(
-            self.store, self.cache, self.streams, self.operations.dispatcher, self.pool,
+            self.store, self.cache, sources, self.operations.dispatcher, self.pool,
             self.tree.in_writer, Settings(Caps()), clock=clock,
+            beside=Beside(self.tree, self.sizes, sources, self.cache),
         )  # fmt: skip
         self.ready = ReadyFiles(
             Places(self.tree, self.root / "mnt", None), self.sizes, self.streams, self.cache, self.preparer,

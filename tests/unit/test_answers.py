@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,15 @@ from synd.client.transport import Status
 from synd.config import Config
 from synd.control import contract
 from synd.errors import IntegrityError, NotFound, NotLoggedIn, SyndError, UsageError
-from synd.ids import EntityId
+from synd.ids import EntityId, syn
 from synd.jobs.model import JobState
 from synd.model import Access, Kind
+from synd.processors.base import PIPELINE_VERSION, SYNAPSE, ArtifactKind
+from synd.processors.keys import workflow_key
+from synd.store.artifacts import ArtifactRow, RefusalRow, put_artifact, put_refusal
 from synd.testing import FakeRemote, FakeStorage
 from syndd.answers import Answers
+from syndd.schedule.preparing import VERSIONS
 from tests.support.mounts import eventually
 from tests.support.parts import Parts, md5_of, noise
 
@@ -276,6 +281,72 @@ class TestWhy:
         assert "all its bytes are here, verified by md5" == self.why(desk, desk.at("P/d/a"))[0]
         desk.parts.node("P/empty")
         assert "it is empty" == self.why(desk, desk.at("P/empty"))[0]
+
+    def jobs(self, desk: Desk, target: str) -> list[contract.WhyJob]:
+        found = desk.ask("why", target).get("jobs", [])
+        for one in found:
+            fits(one, contract.WhyJob)
+        return found
+
+    def claim(self, desk: Desk, number: EntityId, data: bytes) -> str:
+        """A job that prepares a file; its id."""
+        key = workflow_key(SYNAPSE, syn(number), md5_of(data), PIPELINE_VERSION)
+        return desk.parts.queue.claim(
+            "preprocess", "a", {"entity": number}, workflow_key=key
+        ).job.id
+
+    def test_why_of_a_file_tells_of_its_jobs_by_path_and_id(self, desk, ids):
+        """Cancelled or waiting; no other file's, and none when all is done."""
+        desk.parts.read("P/d/a")
+        assert [] == self.jobs(desk, desk.at("P/d/a"))
+        id = self.claim(desk, ids["P/d/a"], b"aa")
+        assert [(id, "pending")] == [
+            (one["id"], one["state"]) for one in self.jobs(desk, desk.at("P/d/a"))
+        ]
+        desk.parts.queue.cancel(id)
+
+        assert ["cancelled"] == [one["state"] for one in self.jobs(desk, syn(ids["P/d/a"]))]
+        assert [] == self.jobs(desk, desk.at("Q/c"))
+        assert [] == self.jobs(desk, desk.at("P/d"))
+
+    def test_why_of_content_that_was_refused_says_so_without_a_job(self, desk, ids):
+        """Another file had the same bytes, or the job's row is gone."""
+        desk.parts.read("P/d/a")
+        refusal = RefusalRow(
+            md5_of(b"aa"), "", 0, "SOURCE_CORRUPT", "bad CRC", None, time.time_ns()
+        )
+        with desk.parts.store.write() as tx:
+            put_refusal(tx, refusal)
+        [told] = self.jobs(desk, desk.at("P/d/a"))
+        assert ("", "failed", "bad CRC", "SOURCE_CORRUPT") == (
+            told["id"], told["state"], told["reason"], told["failure"],
+        )  # fmt: skip
+        assert "read as it is" in told["mend"]
+        self.claim(desk, ids["P/d/a"], b"aa")
+
+        assert ["pending"] == [one["state"] for one in self.jobs(desk, desk.at("P/d/a"))]
+
+    def test_why_of_what_is_prepared_is_silent_about_jobs_that_were_not_needed(self, desk, ids):
+        """Somebody else's had made the same."""
+        desk.parts.read("P/d/a")
+        desk.parts.queue.cancel(self.claim(desk, ids["P/d/a"], b"aa"))
+        digest = md5_of(b"aa")
+        row = ArtifactRow(
+            cache_key="k/data", md5=digest, processor="bam_index", processor_version=1, kind="DATA",
+            alias_of="source", digest=f"md5:{digest}", of_digest="", size=2, records=None, suffix="",
+            toolchain="", content=digest, format="bam", extra={}, job="", created_ns=1, used_ns=1,
+        )  # fmt: skip
+        assert {("bam_index", row.processor_version)} <= VERSIONS
+        index = row._replace(
+            cache_key="k/index", kind="INDEX", of_digest=row.digest, digest="sha256:x"
+        )
+        with desk.parts.store.write() as tx:
+            put_artifact(tx, row._replace(kind=str(ArtifactKind.DATA)))
+        assert ["cancelled"] == [one["state"] for one in self.jobs(desk, desk.at("P/d/a"))]
+        with desk.parts.store.write() as tx:
+            put_artifact(tx, index._replace(kind=str(ArtifactKind.INDEX)))
+
+        assert [] == self.jobs(desk, desk.at("P/d/a"))
 
     def test_why_of_a_file_without_a_size_says_that_it_is_asked_for(self, desk, ids):
         """A moment's state."""

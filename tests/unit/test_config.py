@@ -61,6 +61,7 @@ class TestLoad:
 
         assert (found.mount, found.freshness_s, found.request_concurrency) == ("/flag", 6.0, 2)
 
+    @pytest.mark.req("S1-61")
     @pytest.mark.parametrize(
         ("name", "text", "value"),
         [
@@ -205,3 +206,54 @@ def test_size_when_spelled_otherwise_is_refused(text):
     """Nothing is guessed."""
     with pytest.raises(ValueError, match="size"):
         config.size_bytes(text)
+
+
+class TestListen:
+    @pytest.mark.parametrize(
+        ("text", "found"),
+        [("", None), ("127.0.0.1:8421", ("127.0.0.1", 8421)), ("localhost:0", ("127.0.0.1", 0)),
+         ("[::1]:80", ("::1", 80)), ("127.8.9.10:1", ("127.8.9.10", 1))],
+    )  # fmt: skip
+    def test_listen_on_the_loopback_is_taken(self, env, text, found):
+        """Empty: off."""
+        assert text == config.load(env | {"SYND_HTTP_LISTEN": text}).http_listen
+        assert found == config.loopback(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        ["0.0.0.0:8421", "[::]:8421", "192.168.1.2:80", "example.org:80", ":80", "8421", "127.0.0.1",
+         "127.0.0.1:65536", "127.0.0.256:80", "127.0.0.1:80\n", "localhost.evil.org:80", "::1:80"],
+    )  # fmt: skip
+    def test_listen_elsewhere_is_refused_by_name(self, env, text):
+        """Other machines are not served; the setting, its value and the mend are told."""
+        with pytest.raises(ConfigError, match="http_listen") as caught:
+            config.load(env | {"SYND_HTTP_LISTEN": text})
+
+        assert "127.0.0.1:8421" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        "page", ["igv.org", "https://igv.org/app", "https://", "https://a b", ""]
+    )
+    def test_origin_that_is_none_is_refused(self, env, page):
+        """A browser tells scheme and host, and no path: anything else would never match."""
+        with pytest.raises(ConfigError, match="http_origins"):
+            config.load(env, {"http_origins": [page]})
+
+    def test_origins_are_taken_as_a_list(self, env):
+        """From the environment, with commas."""
+        found = config.load(
+            env | {"SYND_HTTP_ORIGINS": "https://igv.org, http://localhost:3000,null"}
+        )
+
+        assert ("https://igv.org", "http://localhost:3000", "null") == found.http_origins
+
+
+@pytest.mark.req("S1-61")
+def test_folder_and_number_of_workers_when_in_the_environment_are_in_force(env, tmp_path):
+    """Where what is made lies, and how many jobs run at once."""
+    from syndd.schedule import preparing
+
+    env |= {"SYND_HOME": str(tmp_path / "elsewhere"), "SYND_JOBS": "7"}
+
+    assert tmp_path / "elsewhere" / "cache" == config.folders(env).cache
+    assert 7 == preparing.settings(config.load(env)).jobs

@@ -33,7 +33,13 @@ def router(services: DaemonServices, lifecycle: Lifecycle) -> APIRouter:
         """The daemon's state; with `path`, one thing's."""
         if path is not None:
             return answer(await services.status_of(path))
-        return answer({**lifecycle.process(), **await services.status()})
+        process, found = lifecycle.process(), await services.status()
+        why = process["browsers"]["problem"] if "browsers" in process else ""
+        if why:
+            hint = "free the address, or set http_listen to another; then `synd down` and `synd up`"
+            told: contract.Problem = {"type": "ConfigError", "title": why, "hint": hint}
+            found["problems"] = [*found["problems"], told]
+        return answer({**process, **found})
 
     @routes.get(contract.CONFIG, **shape(dict[str, object]))
     async def config() -> JSONResponse:

@@ -5,29 +5,45 @@ from __future__ import annotations
 import re
 import time
 from typing import Annotated
+from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from synd.clock import NS, parse_time_ns
 from synd.control import contract, ready
-from synd.errors import RangeNotSatisfiable
+from synd.errors import NotFound, RangeNotSatisfiable
 from synd.processors.base import ArtifactKind
+from synd.processors.indexes import SUFFIXES
 from synd.ranges import ByteRange, parse_range
 from syndd.control.reply import answer, shape
 from syndd.control.reply import router as empty
+from syndd.control.sending import FileRange
 from syndd.control.services import DaemonServices
 from syndd.schedule.preparing import Content
 
-_QUOTES = re.compile(r'[\x00-\x1f"\\]')
+_UNQUOTED = re.compile(r'[^\x20-\x7e]|["\\]')
+
+
+class _Asked:
+    """What a request for bytes says about them."""
+
+    def __init__(
+        self,
+        raw: Annotated[bool, Query()] = False,
+        range: Annotated[str | None, Header()] = None,
+        if_range: Annotated[str | None, Header()] = None,
+        if_none_match: Annotated[str | None, Header()] = None,
+    ) -> None:
+        self.raw = raw
+        self.range = range
+        self.if_range = if_range
+        self.if_none_match = if_none_match
 
 
 def router(services: DaemonServices) -> APIRouter:
     """The routes."""
-    routes = empty("data")
-
-    for route, kind in ((ready.DATA, ArtifactKind.DATA), (ready.INDEX, ArtifactKind.INDEX)):
-        _add(routes, services, route, kind)
+    routes = reading(services)
 
     @routes.post(ready.PREPARE, **shape(ready.Prepared, 202))
     async def prepare(
@@ -35,6 +51,16 @@ def router(services: DaemonServices) -> APIRouter:
     ) -> JSONResponse:
         """Makes files readable by region; what needs no work is told so."""
         return answer(await services.ready.prepare(targets), 202)
+
+    return routes
+
+
+def reading(services: DaemonServices) -> APIRouter:
+    """The routes that only read; GET of what is not made yet has it made."""
+    routes = empty("data")
+
+    for route, kind in ((ready.DATA, ArtifactKind.DATA), (ready.INDEX, ArtifactKind.INDEX)):
+        _add(routes, services, route, kind)
 
     @routes.get(ready.FORMATS, **shape(ready.Formats))
     async def formats() -> JSONResponse:
@@ -48,35 +74,68 @@ def _add(routes: APIRouter, services: DaemonServices, route: str, kind: Artifact
     @routes.get(route + "/{id}/status", **shape(ready.Readiness), name=f"{kind} status")
     async def status(id: str) -> JSONResponse:
         """Whether it can be read now. Never starts a job."""
-        return answer({"ready": await services.ready.is_ready(id, kind)})
+        return answer(await services.ready.readiness(id, kind))
 
     @routes.head(route + "/{id}", response_model=None, include_in_schema=False)
     @routes.get(route + "/{id}", response_model=None, name=f"{kind} bytes")
-    async def read(
-        request: Request,
-        id: str,
-        raw: Annotated[bool, Query()] = False,
-        range: Annotated[str | None, Header()] = None,
-        if_range: Annotated[str | None, Header()] = None,
-        if_none_match: Annotated[str | None, Header()] = None,
-    ) -> Response:
+    async def read(request: Request, id: str, asked: Annotated[_Asked, Depends()]) -> Response:
         """The bytes, or 202 with the job that makes them. HEAD never starts one."""
         head = request.method == "HEAD"
-        found = await services.ready.find(id, kind, raw=raw, start=not head)
-        if not isinstance(found, Content):
-            return JSONResponse(
-                {"job_id": found["id"], "status": found["state"]},
-                status_code=202,
-                headers={
-                    "Location": f"{contract.JOBS}/{found['id']}",
-                    "Retry-After": str(_retry_after(found)),
-                },
-            )
-        if if_none_match is not None and _names(if_none_match, found.etag):
-            return Response(status_code=304, headers={"ETag": found.etag})
-        if if_range is not None and if_range.strip() != found.etag:
-            range = None
-        return _answer(services, found, range, head=head)
+        found = await services.ready.find(id, kind, raw=asked.raw, start=not head)
+        return _bytes(services, found, asked, head=head)
+
+    @routes.head(route + "/{id}/{name}", response_model=None, include_in_schema=False)
+    @routes.get(route + "/{id}/{name}", response_model=None, name=f"{kind} bytes by name")
+    async def read_named(
+        request: Request, id: str, name: str, asked: Annotated[_Asked, Depends()]
+    ) -> Response:
+        """The same for programs that go by names: one that ends like an index is that index."""
+        head = request.method == "HEAD"
+        suffix = next((one for one in SUFFIXES if name.endswith(one)), "")
+        if suffix or kind is ArtifactKind.INDEX:
+            found = await _index(services, id, name, suffix, asked, start=not head)
+        else:
+            found = await services.ready.find(id, kind, raw=asked.raw, start=not head)
+        return _bytes(services, found, asked, head=head)
+
+
+async def _index(
+    services: DaemonServices, id: str, name: str, suffix: str, asked: _Asked, *, start: bool
+) -> Content | contract.Job:
+    """The index of that kind, or the file itself when it is the index file that is named."""
+    try:
+        found = await services.ready.find(
+            id, ArtifactKind.INDEX, raw=asked.raw, start=start, suffix=suffix
+        )
+    except NotFound:
+        own = await services.ready.find(id, ArtifactKind.DATA, raw=True, start=False)
+        if isinstance(own, Content) and own.name == name:
+            return own
+        raise
+    if isinstance(found, Content) and not found.name.endswith(suffix):
+        # Programs try one kind after the other.
+        raise NotFound(f"its index is {found.name!r}, and no {suffix}")
+    return found
+
+
+def _bytes(
+    services: DaemonServices, found: Content | contract.Job, asked: _Asked, *, head: bool
+) -> Response:
+    if not isinstance(found, Content):
+        return JSONResponse(
+            {"job_id": found["id"], "status": found["state"]},
+            status_code=202,
+            headers={
+                "Location": f"{contract.JOBS}/{found['id']}",
+                "Retry-After": str(_retry_after(found)),
+            },
+        )
+    if asked.if_none_match is not None and _names(asked.if_none_match, found.etag):
+        return Response(status_code=304, headers={"ETag": found.etag})
+    range = asked.range
+    if asked.if_range is not None and asked.if_range.strip() != found.etag:
+        range = None
+    return _answer(services, found, range, head=head)
 
 
 def _answer(
@@ -85,7 +144,7 @@ def _answer(
     headers = {
         "ETag": found.etag,
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'inline; filename="{_QUOTES.sub("_", found.name)}"',
+        "Content-Disposition": _disposition(found.name),
     }
     try:
         span = parse_range(header, found.size)
@@ -104,12 +163,24 @@ def _answer(
     headers["Content-Length"] = str(span.size)
     if head:
         return Response(status_code=status, headers=headers, media_type=found.media)
+    fd = services.ready.opened(found)
+    if fd is not None:
+        return FileRange(fd, span, status=status, headers=headers, media=found.media)
     return StreamingResponse(
         services.ready.read(found, span),
         status_code=status,
         headers=headers,
         media_type=found.media,
     )
+
+
+def _disposition(name: str) -> str:
+    """The name for whoever saves the bytes; of one that a header cannot hold, the encoded form too (RFC 6266)."""
+    plain = _UNQUOTED.sub("_", name)
+    encoded = (
+        "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    )
+    return f'inline; filename="{plain}"{encoded}'
 
 
 def _names(header: str, etag: str) -> bool:

@@ -51,10 +51,8 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
         """Forgets ended jobs and their logs."""
         return answer(await services.work.clean())
 
-    @routes.get(contract.JOBS + "/{id}", **shape(contract.Job))
-    async def job(id: str) -> JSONResponse:
-        """One job."""
-        return answer(services.work.get(id))
+    # After the fixed names: it would take them for ids.
+    _add_one(routes, services)
 
     @routes.get(contract.JOBS + "/{id}/log", **shape(contract.JobLog))
     async def log(
@@ -75,3 +73,17 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
         return answer(await services.work.retry(id))
 
     return routes
+
+
+def looking(services: DaemonServices) -> APIRouter:
+    """The route of one job, for those who wait for it."""
+    routes = empty("jobs")
+    _add_one(routes, services)
+    return routes
+
+
+def _add_one(routes: APIRouter, services: DaemonServices) -> None:
+    @routes.get(contract.JOBS + "/{id}", **shape(contract.Job))
+    async def job(id: str) -> JSONResponse:
+        """One job."""
+        return answer(services.work.get(id))

@@ -13,11 +13,10 @@ import socket
 import struct
 from typing import cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from synd.control import contract
 from synd.errors import Forbidden
 from synd.log import fields
+from syndd.control.sending import SendsFiles
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def may_call(uid: int) -> bool:
     return uid in (os.geteuid(), 0)
 
 
-class OwnerOnlyProtocol(HttpToolsProtocol):
+class OwnerOnlyProtocol(SendsFiles):
     """HTTP/1.1 for the owner; everybody else gets 403 and the end of the connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own spelling

@@ -1,8 +1,8 @@
 """The control API: FastAPI by uvicorn on the daemon's own loop and Unix socket.
 
-Builds the application from the handlers of this folder, turns every error into a problem body, and
-starts and stops the server. Imported only once the mount answers (`syndd.lifecycle`), as the framework
-costs time and memory. Leaves what is done to `DaemonServices`, and the process's life to `Lifecycle`.
+Builds the application from the handlers of this folder, and starts and stops its servers: this one, and the
+one of `browsers` where a loopback address is set. Imported only once the mount answers (`syndd.lifecycle`),
+as the framework costs time and memory. Leaves what is done to `DaemonServices`, and the process's life to `Lifecycle`.
 Invariant: no answer is given without a body that the contract knows.
 """
 
@@ -17,15 +17,24 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from synd.control import contract
-from synd.errors import NotFound, NotSupported, SyndError, UsageError
-from synd.log import fields
-from syndd.control import admin, cache, changes, data, files, jobs, keeping, watch
+from synd.errors import SyndError
+from syndd.control import (
+    admin,
+    browsers,
+    cache,
+    changes,
+    data,
+    files,
+    jobs,
+    keeping,
+    problems,
+    watch,
+)
+from syndd.control.loopback import Loopback
 from syndd.control.peer import OwnerOnlyProtocol
 from syndd.control.services import DaemonServices
 
@@ -50,10 +59,7 @@ def application(services: DaemonServices, lifecycle: Lifecycle) -> FastAPI:
         redoc_url=None,
     )
     app.state.ending = asyncio.Event()
-    app.add_exception_handler(SyndError, _known)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _bug)
+    problems.install(app, lambda: is_draining(lifecycle))
     app.include_router(admin.router(services, lifecycle))
     app.include_router(files.router(services))
     app.include_router(changes.router(services))
@@ -65,48 +71,9 @@ def application(services: DaemonServices, lifecycle: Lifecycle) -> FastAPI:
     return app
 
 
-def problem(error: SyndError) -> JSONResponse:
-    """An error as an answer."""
-    return JSONResponse(error.problem(), status_code=error.status, media_type=contract.PROBLEM)
-
-
-async def _known(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, SyndError)  # registered for nothing else
-    log.log(
-        error.level if error.level < logging.ERROR else logging.INFO,
-        "control.error",
-        extra=fields(route=request.url.path, error=error),
-    )
-    return problem(error)
-
-
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # registered for nothing else
-    parts = [
-        f"{'.'.join(str(step) for step in one['loc'][1:]) or one['loc'][0]}: {one['msg']}"
-        for one in error.errors()
-    ]
-    return problem(UsageError("; ".join(parts), hint=f"{contract.OPENAPI} tells the shapes"))
-
-
-async def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # registered for nothing else
-    if error.status_code == 404:
-        return problem(NotFound(f"there is no route {request.url.path}"))
-    if error.status_code == 405:
-        refused = NotSupported(f"{request.url.path} does not take {request.method}")
-        return JSONResponse(
-            {**refused.problem(), "status": 405},
-            status_code=405,
-            headers=error.headers,
-            media_type=contract.PROBLEM,
-        )
-    return problem(SyndError(str(error.detail)))
-
-
-async def _bug(request: Request, error: Exception) -> JSONResponse:
-    log.error("control.bug", exc_info=error, extra=fields(route=request.url.path))
-    return problem(SyndError(f"the daemon failed at {request.url.path}: {error!r}"))
+def is_draining(lifecycle: Lifecycle) -> bool:
+    """Whether the daemon is about to stop."""
+    return lifecycle.process()["state"] == "draining"
 
 
 class _Server(uvicorn.Server):
@@ -117,31 +84,28 @@ class _Server(uvicorn.Server):
         yield
 
 
-class ControlServer:
-    """The API on a socket that listens already."""
+class _Listening:
+    """One application on a socket that listens already."""
 
     def __init__(
-        self,
-        services: DaemonServices,
-        lifecycle: Lifecycle,
-        listener: socket.socket,
+        self, name: str, app: ASGIApp, protocol: type[asyncio.Protocol], listener: socket.socket,
         fail: Callable[[SyndError], None],
-    ) -> None:
-        # Its complaints belong into our log, with our format and redaction.
-        logging.getLogger("uvicorn").parent = logging.getLogger("syndd")
+    ) -> None:  # fmt: skip
+        self._name = name
         self._fail = fail
         self._listener = listener
-        self.app = application(services, lifecycle)
         self._server = _Server(
             uvicorn.Config(
-                self.app,
-                http=OwnerOnlyProtocol,
+                app,
+                http=protocol,
                 ws="none",
                 loop="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # What a client says about others is nothing to believe.
+                proxy_headers=False,
                 timeout_keep_alive=5,
             )
         )
@@ -150,7 +114,7 @@ class ControlServer:
     async def start(self) -> None:
         """Returns when callers are answered."""
         self._serving = asyncio.create_task(
-            self._server.serve(sockets=[self._listener]), name="control"
+            self._server.serve(sockets=[self._listener]), name=self._name
         )
         self._serving.add_done_callback(self._ended)
         # uvicorn tells of its start by a flag only.
@@ -158,10 +122,9 @@ class ControlServer:
             await asyncio.sleep(0.005)
 
     async def stop(self, within_s: float) -> None:
-        """Answers what is asked already, ends event streams, closes. The second half by force."""
+        """Answers what is asked already, closes. The second half by force."""
         if self._serving is None:
             return
-        self.app.state.ending.set()
         self._server.should_exit = True
         await asyncio.wait({self._serving}, timeout=within_s / 2)
         self._server.force_exit = True
@@ -174,15 +137,57 @@ class ControlServer:
         if task.cancelled() or self._server.should_exit:
             return
         cause = task.exception()
-        self._fail(SyndError(f"the control API ended by itself: {cause!r}"))
+        self._fail(SyndError(f"the {self._name} ended by itself: {cause!r}"))
+
+
+class ControlServer:
+    """The API on its Unix socket and, where that is wanted, its reading part on a loopback address."""
+
+    def __init__(
+        self,
+        services: DaemonServices,
+        lifecycle: Lifecycle,
+        listener: socket.socket,
+        fail: Callable[[SyndError], None],
+        loopback: Loopback | None = None,
+    ) -> None:
+        # Its complaints belong into our log, with our format and redaction.
+        logging.getLogger("uvicorn").parent = logging.getLogger("syndd")
+        # Its lines hold whole addresses, tokens and all. `access_log` alone takes away its handlers only,
+        # and somebody may give it others.
+        logging.getLogger("uvicorn.access").disabled = True
+        self.app = application(services, lifecycle)
+        self._parts = [_Listening("control API", self.app, OwnerOnlyProtocol, listener, fail)]
+        if loopback is not None and loopback.listener is not None:
+            reading = browsers.application(services, loopback, lambda: is_draining(lifecycle))
+            self._parts.append(
+                _Listening(
+                    "loopback listener", reading, browsers.BoundedProtocol, loopback.listener, fail
+                )
+            )
+
+    async def start(self) -> None:
+        """Returns when callers are answered."""
+        for part in self._parts:
+            await part.start()
+
+    async def stop(self, within_s: float) -> None:
+        """Answers what is asked already, ends event streams, closes. The second half by force."""
+        self.app.state.ending.set()
+        await asyncio.gather(*(part.stop(within_s) for part in self._parts))
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    services: DaemonServices, lifecycle: Lifecycle, listener: socket.socket
+    services: DaemonServices,
+    lifecycle: Lifecycle,
+    listener: socket.socket,
+    loopback: Loopback | None = None,
 ) -> AsyncIterator[ControlServer]:
     """A server for the time of a `with` block; for tests and tools."""
-    server = ControlServer(services, lifecycle, listener, lambda error: log.error("%s", error))
+    server = ControlServer(
+        services, lifecycle, listener, lambda error: log.error("%s", error), loopback
+    )
     await server.start()
     try:
         yield server

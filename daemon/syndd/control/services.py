@@ -110,12 +110,22 @@ class ReadyServices(Protocol):
     """What can be asked of files made readable by region. `ReadyFiles` implements it."""
 
     async def find(
-        self, target: str, kind: ArtifactKind, *, raw: bool = ..., start: bool = ...
+        self,
+        target: str,
+        kind: ArtifactKind,
+        *,
+        raw: bool = ...,
+        start: bool = ...,
+        suffix: str = ...,
     ) -> Content | contract.Job:
-        """Raises NotFound, Forbidden, StageFailed, Busy."""
+        """Raises NotFound, Forbidden, StageFailed, QueueFull, Draining."""
         ...
 
-    async def is_ready(self, target: str, kind: ArtifactKind) -> bool: ...
+    async def readiness(self, target: str, kind: ArtifactKind) -> ready.Readiness: ...
+
+    def opened(self, content: Content) -> int | None:
+        """A descriptor of its bytes, which the caller closes; None while they are not all here."""
+        ...
 
     def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]: ...
 

@@ -46,6 +46,8 @@ from syndd.mount.info import InfoFiles
 from syndd.mount.nodes import (
     BY_ID,
     ENTITY_BASE,
+    MADE_KINDS,
+    READY_KINDS,
     VERSION_SHIFT,
     NodeKind,
     entity_node,
@@ -63,6 +65,7 @@ from syndd.mount.ops import (
     StatFs,
 )
 from syndd.mount.reading import Reading
+from syndd.mount.ready import ReadyTree
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +111,9 @@ class SynapseFs:
         self._reading = Reading(
             tree, streams, urls, cache, siblings, info, versions=self._versions, portal=portal
         )
+        self.ready = ReadyTree(self, tree.entities, sizes, overlay, cache, self._reading)
         changing = self.changing = Changing(self, overlay, contents)
         # What a user of the mount changes goes straight there.
-        self.opened = changing.opened
         self.access = changing.check_changeable
         self.create = changing.create
         self.mknod = changing.mknod
@@ -155,6 +158,8 @@ class SynapseFs:
             if not name.isdigit() or name.startswith(b"0"):
                 _missing(name)
             return self._version_attr(node.entity, int(name))
+        if node.kind is NodeKind.READY:
+            return self.ready.lookup(node.entity, name)
         if node.kind is NodeKind.INFO:
             if not name.endswith(b".json"):
                 _missing(name)
@@ -215,6 +220,8 @@ class SynapseFs:
             return attrs.own_folder(pack(NodeKind.VERSIONS, folder), 0, 0)
         if name == b"@info":
             return attrs.own_folder(pack(NodeKind.INFO, folder), 0, 0)
+        if name == b"@ready":
+            return self.ready.folder(folder)
         parts = split_version(name.decode(errors="surrogateescape"))
         if parts is None:
             _missing(name)
@@ -273,6 +280,8 @@ class SynapseFs:
             return self._version_attr(what.entity, what.version)
         if what.kind is NodeKind.INFO_FILE:
             return self._info_attr(Seen(None, self._entities.get(what.entity)))
+        if what.kind in READY_KINDS:
+            return self.ready.getattr(node)
         return attrs.own_folder(node, 0, 0)
 
     def _entity_attr(self, node: int, key: int, version: int) -> Answer[Attr]:
@@ -469,7 +478,15 @@ class SynapseFs:
                 )
             case NodeKind.INFO:
                 return self._when_listed(what.entity, lambda: self._info_files(what.entity, cookie))
+            case NodeKind.READY:
+                return self._when_listed(
+                    what.entity, lambda: self.ready.listing(what.entity, cookie)
+                )
         raise NotDirectory(f"node {node} is not a folder")
+
+    def entries(self, folder: int) -> Iterable[DirEntry]:
+        """All names of a folder, by its key, that is listed; without attributes."""
+        return self._entries(folder, 0, plus=False)
 
     def _place_of(self, node: int) -> int:
         """The folder itself for ``@id/syn123``, which was a folder before its project was in the mount: a
@@ -597,7 +614,15 @@ class SynapseFs:
                 return self.changing.begin(what.entity, what.version, flags)
         elif flags & WRITE_FLAGS:
             self.changing.refuse_own()
+        if what.kind in READY_KINDS:
+            return self.ready.open(node, flags)
         return self._reading.open(node)
+
+    def opened(self, node: int, handle: int) -> None:
+        if node >> 60 in MADE_KINDS:
+            self.ready.opened(node, handle)
+        else:
+            self.changing.opened(node, handle)
 
     def read(
         self, node: int, handle: int, offset: int, size: int
@@ -629,6 +654,8 @@ class SynapseFs:
         what = unpack(node)
         if what.kind is NodeKind.VERSION and what.version:
             return chain(self._reading.file_of(node), self._version_xattrs)
+        if what.kind in READY_KINDS:
+            return self.ready.xattrs(node)
         if what.kind not in (NodeKind.ENTITY, NodeKind.STAGED, NodeKind.LOCAL):
             return {}
         seen = self.seen(node)
@@ -692,6 +719,8 @@ class SynapseFs:
             self._overlay.follow(change.id, gone=change.gone)
             if change.gone and (number := self._locals.claims.get(change.id)) is not None:
                 self._contents.settle(number)
+        for shown_in in {change.parent for change in changes}:
+            self.ready.changed(self._key_of(shown_in))
         notices = self.notices
         if notices is None:
             return
@@ -737,6 +766,11 @@ class SynapseFs:
     def _own_changed(self, kind: NodeKind, entity: int) -> None:
         node = pack(kind, entity)
         if node in self._own_listed and self.notices is not None:
+            self.notices.node(node, data=True)
+
+    def node_changed(self, node: int) -> None:
+        """What the kernel holds of a node is wrong."""
+        if self.notices is not None:
             self.notices.node(node, data=True)
 
     def content_changed(self, file: FileVersion) -> None:

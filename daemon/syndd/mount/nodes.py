@@ -45,6 +45,26 @@ class NodeKind(IntEnum):
     """A staging file, by its number in `entity`: the bytes of an edit."""
     LOCAL = 8
     """A symlink, pipe, socket or device that was made here, by its local number in `entity`."""
+    READY = 9
+    """``@ready`` of the folder `entity` (0: the top); with a `version`, what is to be made of the file with
+    that key: its data (1), its index (2), or what belongs to that (3)."""
+    READY_SOURCE = 10
+    """``@ready/FILE`` of a file that is read as it is."""
+    READY_DATA = 11
+    """What was made of a version of `entity`: one content, which may be evicted and made again."""
+    READY_INDEX = 12
+    """The index of that."""
+    READY_EXTRA = 13
+    """What belongs to the index: the block index of compressed sequences."""
+
+
+READY_KINDS = frozenset(
+    (NodeKind.READY, NodeKind.READY_SOURCE, NodeKind.READY_DATA, NodeKind.READY_INDEX, NodeKind.READY_EXTRA)
+)  # fmt: skip
+"""What lies in ``@ready``, and the folder itself."""
+
+MADE_KINDS = READY_KINDS - {NodeKind.READY, NodeKind.READY_SOURCE}
+"""Artifacts: bytes that synd made."""
 
 
 class Node(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
+from synd.errors import NotFound
 from synd.ranges import FileSlice
 
 T = TypeVar("T")
@@ -18,6 +19,10 @@ Answer: TypeAlias = T | Future[T]
 
 ROOT = 1
 """The node of the mount's top folder."""
+
+
+class NotThereYet(NotFound):
+    """A name that may be there the next moment, without a notice: nobody is to remember that it is not."""
 
 
 class Attr(NamedTuple):

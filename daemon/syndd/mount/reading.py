@@ -26,7 +26,7 @@ from synd.store.entities import Row
 from syndd.mount.attrs import BYTES_KINDS, CONTAINER_KINDS
 from syndd.mount.chain import chain
 from syndd.mount.info import InfoFiles
-from syndd.mount.nodes import NodeKind, unpack
+from syndd.mount.nodes import MADE_KINDS, NodeKind, unpack
 from syndd.mount.ops import Answer, Opened
 
 PASSTHROUGH_FROM = 64 << 10
@@ -93,7 +93,7 @@ class Reading:
         what = unpack(node)
         if what.kind is NodeKind.INFO_FILE:
             return Opened(keep_cache=False, direct_io=True)
-        if what.kind is NodeKind.VERSION:
+        if what.kind in (NodeKind.VERSION, NodeKind.READY_SOURCE):
             return chain(
                 self.file_of(node), lambda f: self._open_file(node, f, None), _close_backing
             )
@@ -219,6 +219,8 @@ class Reading:
         if expected is not None:
             return expected
         what = unpack(node)
+        if what.kind in MADE_KINDS:
+            raise Stale("what was prepared is not here any more")
         if what.kind is NodeKind.INFO_FILE:
             return self._info.content(self._entities.get(what.entity))  # type: ignore[return-value]
         if what.kind is NodeKind.ENTITY:
@@ -286,6 +288,18 @@ class Reading:
         else:
             opened.fd, opened.held = fd, file.key
             self._cache.hold(file.key)
+
+    def keep(self, node: int, handle: int, key: ContentKey, fd: int) -> None:
+        """Serves a handle from an object, whose descriptor is taken over, until it is released."""
+        with self._lock:
+            opened = self._open.get(node)
+            if opened is None:
+                opened = self._open[node] = _OpenFile()
+                opened.fd, opened.held = fd, key
+                self._cache.hold(key)
+            else:
+                os.close(fd)
+            opened.handles.add(handle)
 
     def release(self, node: int, handle: int) -> None:
         opened = self._open.get(node)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from synd.clock import SYSTEM, Clock
-from synd.errors import Busy, ConfigError, NotFound, StoreError, SyndError
+from synd.errors import ConfigError, Draining, NotFound, StoreError, SyndError
 from synd.ids import JobId
 from synd.jobs import owner as owners
 from synd.jobs.failures import Failure, failure_of
@@ -109,6 +109,10 @@ class Dispatcher:
         """What runs here now."""
         return self._runs.keys()
 
+    def count(self, kind: str) -> int:
+        """How many jobs of a kind run here now."""
+        return sum(run.job.kind == kind for run in self._runs.values())
+
     @property
     def draining(self) -> bool:
         return self._draining
@@ -128,9 +132,9 @@ class Dispatcher:
         after: Collection[str] = (),
         unit: str = "bytes",
     ) -> Claim:
-        """A new job, or the active one of that key. Raises Busy while draining, and when too many wait."""
+        """A new job, or the active one of that key. Raises Draining, and QueueFull."""
         if self._draining:
-            raise Busy("the daemon is stopping", hint="ask again once it runs")
+            raise Draining("the daemon is stopping", hint="ask again once it runs")
         made = self._queue.claim(
             kind, subject, arguments, workflow_key=workflow_key, priority=priority, after=after,
             unit=unit, most=self._kinds[kind].most if kind in self._kinds else None,
@@ -149,9 +153,9 @@ class Dispatcher:
         return self._queue.get(found.id)
 
     async def retry(self, job: str) -> Job:
-        """A new attempt at what failed or was cancelled. Raises NotFound, Busy."""
+        """A new attempt at what failed or was cancelled. Raises NotFound, Busy, Draining."""
         if self._draining:
-            raise Busy("the daemon is stopping", hint="ask again once it runs")
+            raise Draining("the daemon is stopping", hint="ask again once it runs")
         again = await self._write(lambda: self._queue.retry(job))
         self._wake.set()
         return again
@@ -285,7 +289,7 @@ class Dispatcher:
         return self._times.beat_s
 
     def _free(self, name: str, kind: Kind) -> bool:
-        return sum(run.job.kind == name for run in self._runs.values()) < kind.limit
+        return self.count(name) < kind.limit
 
     async def _lease(self, kinds: list[str]) -> Job | None:
         lease = asyncio.ensure_future(

@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,8 +26,9 @@ from synd.jobs.failures import parse
 from synd.log import fields
 from synd.processors import messages
 from synd.processors.ending import failure_of_exit
-from synd.processors.limits import MemoryGroup
+from synd.processors.limits import MemoryGroup, clean_environment
 from syndd.schedule import launch, proctree
+from syndd.schedule.executor import Address, OnStage
 from syndd.schedule.joblogs import JobLogs, LogWriter
 from syndd.schedule.running import Run
 
@@ -54,14 +55,14 @@ TAIL_BYTES: Final = 8 << 10
 MARK: Final = "SYND_WORK_DIR"
 """In the environment of all processes of a job: what was left behind is found by it."""
 
-_SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS", "NOTIFY_SOCKET", "LISTEN_")
-
-OnStage = Callable[[Mapping[str, Any]], Awaitable[None]]
-"""Takes a `stage_done` event, whose files still lie in the work folder."""
-
 
 class Pool:
-    """Starts workers for jobs. On the loop of the daemon's main thread: they end with that thread."""
+    """Starts workers for jobs. On the loop of the daemon's main thread: they end with that thread.
+
+    Meets `executor.Executor`.
+    """
+
+    fetches: Final = False
 
     def __init__(
         self,
@@ -96,6 +97,11 @@ class Pool:
         for left in self.work.iterdir():
             remove(left)
 
+    def ready(self, running: int) -> bool:
+        """This machine is always here; how many it runs is a limit of the kind."""
+        del running
+        return True
+
     async def run(
         self,
         job: JobId,
@@ -104,13 +110,15 @@ class Pool:
         *,
         on_stage: OnStage | None = None,
         memory_bytes: int | None = None,
+        address: Address | None = None,
     ) -> Mapping[str, Any]:
         """The `done` event of a worker that was given `document`. Raises StageFailed with the class of failure,
         and what `on_stage` raises. Cancelled, it ends all that it started.
 
         The document is given `job`, `work_dir` and `memory_group` besides. `memory_bytes`: what all of it may
-        use, enforced where control groups can be made.
+        use, enforced where control groups can be made. `address` is for those who fetch sources themselves.
         """
+        del address
         folder = self.folder(job)
         group = self._group(job, memory_bytes) if self._group and memory_bytes else None
         with self.logs.open(job) as said:
@@ -142,11 +150,7 @@ class Pool:
                     group.remove()
 
     async def _start(self, folder: Path, said: LogWriter) -> asyncio.subprocess.Process:
-        environ = {
-            name: value
-            for name, value in os.environ.items()
-            if not any(word in name.upper() for word in _SECRET)
-        }
+        environ = clean_environment(os.environ)
         environ |= {"LC_ALL": "C", "TMPDIR": str(folder), MARK: str(folder)}
         launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()))
         for pause_s in (*START_AGAIN_S, None):
@@ -230,14 +234,7 @@ class _Worker:
         """The last word of a worker that ended well. Raises StageFailed."""
         last = self._last
         if last is not None and last["event"] == "error":
-            bad_line = last.get("bad_line")
-            raise StageFailed(
-                messages.fit(str(last.get("message", "")))
-                or "the worker failed without saying why",
-                failure=parse(str(last.get("failure"))),
-                bad_line=bad_line if isinstance(bad_line, int) else None,
-                hint=messages.fit(str(last.get("hint") or "")),
-            )
+            raise failure_told(last)
         if last is not None and (status == 0 or lingered):
             self._said.note("done")
             return last
@@ -370,6 +367,17 @@ async def lines(stream: asyncio.StreamReader, most: int = LINE_MOST) -> AsyncIte
             left, skipping = b"", True
     if left and not skipping:
         yield left
+
+
+def failure_told(last: Mapping[str, Any]) -> StageFailed:
+    """The failure that a worker's `error` event tells of."""
+    bad_line = last.get("bad_line")
+    return StageFailed(
+        messages.fit(str(last.get("message", ""))) or "the worker failed without saying why",
+        failure=parse(str(last.get("failure"))),
+        bad_line=bad_line if isinstance(bad_line, int) else None,
+        hint=messages.fit(str(last.get("hint") or "")),
+    )
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

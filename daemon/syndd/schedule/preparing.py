@@ -10,11 +10,10 @@ Looking never starts anything and asks nobody; `want` may read a file's first by
 from __future__ import annotations
 
 import asyncio
-import itertools
+import logging
 import os
 from collections.abc import Awaitable, Mapping
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +22,14 @@ from synd.cache.objects import How
 from synd.clock import NS, SYSTEM, Clock
 from synd.config import Config, size_bytes
 from synd.digest import md5_of_file
-from synd.errors import Forbidden, IntegrityError, NotFound, StageFailed, SyndError
+from synd.errors import Busy, Forbidden, NotFound, NotLoggedIn, NotSupported, StageFailed, SyndError
 from synd.ids import ContentKey, EntityId, FileHandleId, Md5, Version, syn
 from synd.jobs.failures import Failure
 from synd.jobs.model import Job, Priority
 from synd.jobs.retries import capped
-from synd.mirror.streams import Streams
+from synd.log import fields
 from synd.model import FileVersion
+from synd.model import Store as Place
 from synd.processors.base import (
     PIPELINE_VERSION,
     SYNAPSE,
@@ -40,24 +40,23 @@ from synd.processors.base import (
     Stored,
     Tools,
 )
-from synd.processors.detect import HEAD_BYTES, Format, detect
+from synd.processors.containers import Container
+from synd.processors.detect import HEAD_BYTES, Detected, Format, detect, name_format
 from synd.processors.keys import workflow_key
 from synd.processors.select import PROCESSORS, select
 from synd.processors.stages import Order
-from synd.ranges import FileSlice
 from synd.store.artifacts import ArtifactRow, Artifacts, RefusalRow, put_artifact, put_refusal
 from synd.store.connect import Store
+from synd.store.entities import Row
+from syndd.schedule.beside import Beside, Found
 from syndd.schedule.dispatch import Dispatcher
-from syndd.schedule.pool import Pool
+from syndd.schedule.executor import MOST, Executor
 from syndd.schedule.running import InWriter, Kind, Run
+from syndd.schedule.sources import Sources
+
+log = logging.getLogger(__name__)
 
 KIND = "preprocess"
-ALIVE_S = 5.0
-"""While the source is fetched the job says so often that it lives."""
-
-_HANDLES = itertools.count(1)
-"""Of our own reads; those of the kernel are positive."""
-
 VERSIONS = frozenset((one.id, one.version) for one in PROCESSORS)
 
 
@@ -122,12 +121,15 @@ class Settings:
     stall_s: float = 900.0
     queue_max: int = 1000
     negative_ttl_s: float = 86_400.0
+    off: bool = False
+    """Nothing is made, and nothing that was made is served."""
 
 
 def settings(config: Config) -> Settings:
     """What the configuration says about preprocessing."""
     cores = len(os.sched_getaffinity(0))
-    jobs = config.jobs or max(1, cores // 2)
+    # A cluster runs as many as it has workers for.
+    jobs = config.jobs or (MOST if config.engine == "dask" else max(1, cores // 2))
     return Settings(
         caps=Caps(
             sort_memory_bytes=size_bytes(config.sort_memory),
@@ -144,6 +146,7 @@ def settings(config: Config) -> Settings:
         stall_s=config.stall,
         queue_max=config.queue_max,
         negative_ttl_s=config.negative_ttl,
+        off=config.engine == "off",
     )
 
 
@@ -154,24 +157,26 @@ class Preparer:
         self,
         store: Store,
         cache: Cache,
-        streams: Streams,
+        sources: Sources,
         dispatcher: Dispatcher,
-        pool: Pool,
+        pool: Executor,
         write: InWriter,
         settings: Settings,
         *,
         read_head: Head | None = None,
+        beside: Beside | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         self._rows = Artifacts(store)
         self._store = store
         self._cache = cache
-        self._streams = streams
+        self._sources = sources
+        self._beside = beside
         self._dispatcher = dispatcher
         self._pool = pool
         self._write = write
         self._settings = settings
-        self._read_head = read_head or self._head
+        self._read_head = read_head or sources.head
         self._clock = clock
         dispatcher.register(
             KIND,
@@ -181,14 +186,20 @@ class Preparer:
                 timeout_s=settings.timeout_s,
                 stall_s=settings.stall_s,
                 most=settings.queue_max,
+                ready=lambda: not settings.off and pool.ready(dispatcher.count(KIND)),
             ),
         )
 
     # Looking.
 
+    @property
+    def off(self) -> bool:
+        """Whether files are served as they are."""
+        return self._settings.off
+
     def look(self, file: FileVersion) -> Pair:
         """What of a file's artifacts can be read now. Asks nobody, starts nothing."""
-        if file.md5 is None:
+        if file.md5 is None or self._settings.off:
             return Pair(None, None)
         rows = self._rows.of_content(file.md5, VERSIONS)
         found = [row for row in rows if row.kind == ArtifactKind.DATA and self._is_here(row, file)]
@@ -241,9 +252,11 @@ class Preparer:
     ) -> Pair | Job | NothingToMake:
         """Both artifacts when they are there; else the job that makes them, which all who ask share.
 
-        Raises StageFailed (its content cannot be processed), Forbidden, Busy (draining, too many wait), and
-        what reading its first bytes raises.
+        Raises StageFailed (its content cannot be processed), QueueFull, Draining, and Forbidden or NotFound when its
+        first bytes are refused. What else keeps them away is the job's to try again.
         """
+        if self._settings.off:
+            return NothingToMake("preprocessing is off (engine = off)")
         if file.md5 is None:
             return NothingToMake("the service does not know its md5")
         pair = await asyncio.to_thread(self.look, file)
@@ -255,15 +268,30 @@ class Preparer:
         source = Source(SYNAPSE, syn(file.entity), file.md5, name, file.size or 0, hint)
         if not source.size:
             return NothingToMake("it is empty")
+        key = workflow_key(source.namespace, source.id, source.md5, PIPELINE_VERSION)
         try:
-            detected = detect(name, await self._read_head(file, HEAD_BYTES), hint=hint)
+            head = await self._read_head(file, HEAD_BYTES)
+            detected = detect(name, head, hint=hint)
         except StageFailed as refused:
             await self._remember(file, refused)
             raise
-        processor = self._select(detected.format)
-        if processor is None or not processor.needs_processing(detected):
-            return NothingToMake(f"{detected.format} files are read as they are")
-        key = workflow_key(source.namespace, source.id, source.md5, PIPELINE_VERSION)
+        except (Forbidden, NotFound, NotLoggedIn, NotSupported, Busy):
+            raise
+        except SyndError as away:
+            # Tried again by the job, as long as the name says that there is something to make.
+            claimed = Detected(Format(name_format(name) or Format.OPAQUE), Container.NONE, "")
+            processor = self._select(claimed.format)
+            if processor is None or not processor.needs_processing(claimed):
+                raise
+            log.info("source.away", extra=fields(entity=source.id, why=away.message))
+        else:
+            processor = self._select(detected.format)
+            if processor is None or not processor.needs_processing(detected):
+                return NothingToMake(f"{detected.format} files are read as they are")
+            if self._beside is not None:
+                found = await self._beside.find(file, name, detected, head)
+                if found is not None:
+                    return await self._take(file, source, processor, detected, found)
         arguments: dict[str, object] = {
             "entity": file.entity,
             "version": file.version,
@@ -272,6 +300,8 @@ class Preparer:
             "size": file.size,
             "name": name,
             "hint": hint,
+            "store": file.store,
+            "url": file.external_url,
         }
         claim = await self._write(
             lambda: self._dispatcher.claim(
@@ -280,16 +310,44 @@ class Preparer:
         )
         return claim.job
 
+    async def _take(
+        self, file: FileVersion, source: Source, processor: Processor, detected: Detected,
+        found: Found,
+    ) -> Pair:  # fmt: skip
+        """Records that the file itself serves, with an index that lies beside it."""
+        assert file.md5 is not None  # asked before
+        now = self._clock.now_ns()
+        data = ArtifactRow(
+            cache_key=processor.cache_key(source, ArtifactKind.DATA), md5=file.md5,
+            processor=processor.id, processor_version=processor.version,
+            kind=str(ArtifactKind.DATA), alias_of="source", digest=f"md5:{file.md5}", of_digest="",
+            size=source.size, records=None, suffix="", toolchain="", content=file.key,
+            format=str(detected.format), extra={}, job="", created_ns=now, used_ns=now,
+        )  # fmt: skip
+        index = data._replace(
+            cache_key=processor.cache_key(source, ArtifactKind.INDEX),
+            kind=str(ArtifactKind.INDEX), alias_of=syn(found.file.entity), digest=found.digest,
+            of_digest=data.digest, size=found.file.size or 0, suffix=found.suffix,
+            content=found.file.key, extra=found.extra,
+        )  # fmt: skip
+
+        def write() -> None:
+            with self._store.write() as tx:
+                put_artifact(tx, data)
+                put_artifact(tx, index)
+
+        await self._write(write)
+        return Pair(_ready(data), _ready(index))
+
+    async def beside(self, file: FileVersion, name: str) -> Row | None:
+        """The file that lies beside another as its index, whatever it holds; None: there is none."""
+        format = name_format(name)
+        if self._beside is None or not format:
+            return None
+        return await self._beside.raw(file, name, Format(format))
+
     def _select(self, format: Format) -> Processor | None:
         return select(format, ArtifactKind.DATA, gtf_as_gff3=self._settings.caps.gtf_as_gff3)
-
-    async def _head(self, file: FileVersion, size: int) -> bytes:
-        """The first bytes of a file, from the cache or on their way into it."""
-        fd = self._cache.open(file.key, file.size)
-        if fd is None:
-            # A range of a large file; the whole of a small one.
-            return await asyncio.to_thread(_first_bytes, self._streams, file, size)
-        return await asyncio.to_thread(_read_fd, fd, size)
 
     async def _remember(self, file: FileVersion, error: StageFailed) -> None:
         try:
@@ -314,15 +372,23 @@ class Preparer:
         file, name, hint = _file_of(job.arguments)
         assert file.md5 is not None  # `want` claims for nothing else
         source = Source(SYNAPSE, syn(file.entity), file.md5, name, file.size or 0, hint)
-        self._cache.hold(file.key)
+        pair = await asyncio.to_thread(self.look, file)
+        if pair.data is not None and pair.index is not None:
+            # Its predecessor died after its last word but one.
+            return {"format": pair.data.format, "processor": "", "work": "none"}
+        made = None if pair.data is None or pair.data.alias else pair.data
+        held = [file.key] if made is None else [file.key, made.content]
+        for key in held:
+            self._cache.hold(key)
         try:
-            await self._fetch(file, run)
-            pair = await asyncio.to_thread(self.look, file)
+            if made is None and not self._pool.fetches:
+                await self._sources.fetch(file, run)
             stored = {}
             if pair.data is not None:
-                path = self._cache.objects.path(pair.data.content)
+                # An alias has no bytes but the source's, which are looked at by themselves.
+                at = self._cache.objects.path(made.content) if made is not None else None
                 stored[ArtifactKind.DATA] = Stored(
-                    pair.data.digest, pair.data.size, path, format=pair.data.format
+                    pair.data.digest, pair.data.size, at, format=pair.data.format
                 )
             order = Order(
                 job=job.id,
@@ -330,7 +396,7 @@ class Preparer:
                 folder=self._pool.folder(job.id),
                 path=self._cache.objects.path(file.key),
                 stored=stored,
-                caps=_caps(self._settings.caps, job),
+                caps=_caps(self._settings.caps, job, self._cache.usage().keep_free_bytes),
             )
             done = await self._pool.run(
                 job.id,
@@ -338,36 +404,15 @@ class Preparer:
                 run,
                 on_stage=lambda event: self._stage_done(file, job, run, event),
                 memory_bytes=_memory_bytes(order.caps),
+                address=lambda: self._sources.address(file),
             )
         except StageFailed as error:
             await self._remember(file, error)
             raise
         finally:
-            self._cache.release(file.key)
+            for key in held:
+                self._cache.release(key)
         return {name: done.get(name) for name in ("format", "processor", "work")}
-
-    async def _fetch(self, file: FileVersion, run: Run) -> None:
-        """Until the source is an object of the cache."""
-        if self._cache.has(file.key, file.size):
-            return
-        run.progress(0, file.size, stage="fetch")
-        fetched = asyncio.wrap_future(self._streams.whole(file))
-        try:
-            while True:
-                done, _ = await asyncio.wait({fetched}, timeout=ALIVE_S)
-                if done:
-                    break
-                run.alive()
-            await fetched
-        except Forbidden as error:
-            raise _source(error, Failure.SOURCE_FORBIDDEN) from error
-        except NotFound as error:
-            raise _source(error, Failure.SOURCE_GONE) from error
-        except IntegrityError as error:
-            raise _source(error, Failure.SOURCE_CHANGED) from error
-        except SyndError as error:
-            raise _source(error, Failure.SOURCE_UNAVAILABLE) from error
-        run.progress(file.size or 0, file.size, stage="fetch")
 
     async def _stage_done(
         self, file: FileVersion, job: Job, run: Run, event: Mapping[str, Any]
@@ -436,10 +481,10 @@ def _ready(row: ArtifactRow) -> Ready:
     )
 
 
-def _caps(caps: Caps, job: Job) -> Caps:
-    """Those of the job: its predecessor may have run out of memory."""
+def _caps(caps: Caps, job: Job, reserve_bytes: int) -> Caps:
+    """Those of the job: its predecessor may have run out of memory. A small disk reserves less than it should."""
     found: dict[str, Any] = capped(asdict(caps), job.arguments)
-    return Caps(**found)
+    return replace(Caps(**found), reserve_bytes=min(caps.reserve_bytes, reserve_bytes))
 
 
 def _memory_bytes(caps: Caps) -> int:
@@ -458,31 +503,7 @@ def _file_of(arguments: Mapping[str, object]) -> tuple[FileVersion, str, str]:
         md5=Md5(told["md5"]),
         size=told["size"],
         name=name,
+        store=Place(told.get("store") or Place.S3),
+        external_url=told.get("url"),
     )
     return file, name, str(told.get("hint") or "")
-
-
-def _source(error: SyndError, failure: Failure) -> StageFailed:
-    return StageFailed(error.message, failure=failure, hint=error.hint, entity=error.entity)
-
-
-def _first_bytes(streams: Streams, file: FileVersion, size: int) -> bytes:
-    """A ranged read of a large file; a small one comes whole. Waits for the service."""
-    handle = -next(_HANDLES)
-    reader = streams.reader(file)
-    try:
-        got = reader.read(handle, 0, min(size, file.size or 0))
-        if isinstance(got, Future):
-            got = got.result()
-        if isinstance(got, FileSlice):
-            return os.pread(got.fd, got.size, got.offset)
-        return bytes(got)
-    finally:
-        reader.close_handle(handle)
-
-
-def _read_fd(fd: int, size: int) -> bytes:
-    try:
-        return os.pread(fd, size, 0)
-    finally:
-        os.close(fd)

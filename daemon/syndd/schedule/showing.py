@@ -12,8 +12,10 @@ from synd.control import contract
 from synd.jobs.lookup import Lookup
 from synd.jobs.model import ACTIVE, ENDED, Job, JobState
 from synd.jobs.queue import Queue
+from synd.store.entities import Row
 from syndd.schedule.dispatch import Dispatcher
 from syndd.schedule.joblogs import JobLogs
+from syndd.schedule.reasons import jobs_of, why_job
 
 LOG_POLL_S = 0.25
 BOUND = 10_000
@@ -43,6 +45,11 @@ class JobShowing:
     def get(self, id: str) -> contract.Job:
         """Raises NotFound."""
         return as_contract(self._lookup.get(id))
+
+    def why(self, row: Row) -> Sequence[contract.WhyJob]:
+        """The jobs of a file that are not done, and why. Any thread. Cost: a look at all jobs."""
+        paused = self._queue.paused()
+        return [why_job(job, self._lookup, paused) for job in jobs_of(self._lookup, row)]
 
     def state(self) -> contract.QueueState:
         return {"paused": sorted(self._queue.paused()), "counts": self._lookup.count()}

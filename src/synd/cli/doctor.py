@@ -50,6 +50,10 @@ class Machine:
     device: Path = Path("/dev/fuse")
     fuse_conf: Path = Path("/etc/fuse.conf")
     inotify: Path = Path("/proc/sys/fs/inotify/max_user_watches")
+    which: Callable[[str], str | None] = shutil.which
+    """Where a program is."""
+    has: Callable[[str], bool] | None = None
+    """Whether a Python package is installed; None: looks for itself."""
 
 
 Check = Callable[[Machine], Iterable[Finding]]
@@ -315,6 +319,38 @@ def check_daemon(machine: Machine) -> Iterable[Finding]:
             yield Finding("daemon", OK, f"no passthrough: {mount['passthrough_reason']}")
 
 
+def check_tools(machine: Machine) -> Iterable[Finding]:
+    """Who does each step of preparing files here, and what cannot be prepared."""
+    from synd.errors import StageFailed
+    from synd.processors.base import Tools
+    from synd.processors.select import formats_table
+    from synd.processors.tools import Step, Toolchain
+
+    as_gff3 = machine.config.gtf == "gff3"
+    chain = Toolchain(Tools(machine.config.tools), which=machine.which, has_module=machine.has)
+    for row in chain.describe():
+        step = Step(row["step"])
+        if row["tool"]:
+            who = " ".join(filter(None, (row["tool"], row["version"], row["path"])))
+            better = f" ({row['better']})" if row["better"] else ""
+            yield Finding("tools", OK, f"{step}: {who}{better}")
+        elif step is Step.GFF3 and not as_gff3:
+            yield Finding(
+                "tools", OK, f"{step}: nobody; it is only needed for the setting gtf=gff3"
+            )
+        else:
+            try:
+                chain.get(step)
+            except StageFailed as error:
+                yield Finding("tools", WARN, f"{step}: nobody; {error.message}", error.hint)
+    lacking: dict[str, list[str]] = {}
+    for one in formats_table(chain, gtf_as_gff3=as_gff3):
+        if one.missing:
+            lacking.setdefault(one.missing, []).append(str(one.format))
+    for missing, formats in lacking.items():
+        yield Finding("tools", WARN, f"cannot be prepared here: {', '.join(formats)}", missing)
+
+
 CHECKS: dict[str, Check] = {
     "python": check_python,
     "fuse": check_fuse,
@@ -326,6 +362,7 @@ CHECKS: dict[str, Check] = {
     "mount point": check_mount_point,
     "mounts": check_stale,
     "inotify": check_inotify,
+    "tools": check_tools,
     "credentials": check_credentials,
     "service": check_service,
     "daemon": check_daemon,

@@ -38,6 +38,7 @@ from synd.cli import (
     track,
     undo,
     up,
+    url,
     wait,
     why,
 )
@@ -80,7 +81,7 @@ for module in (
     *(up, down, status),
     *(ls, info, why, events),
     *(wait, diff, undo, sending, notes, conflicts, track),
-    *(prefetch, prepare, cache, jobs, login, config),
+    *(prefetch, prepare, url, cache, jobs, login, config),
 ):
     module.register(app)
 app.add_typer(local_registry.app, name="registry", rich_help_panel="Local registry")

@@ -30,13 +30,14 @@ def prepare(
 ) -> None:
     """Sort, compress and index genomics files, so that they are read by region.
 
-    What was made already, or needs nothing, starts no work. Example: `synd prepare --wait sample.bam`.
+    What was made already, or needs nothing, starts no work. Exit 75 when too many jobs wait, or the daemon stops:
+    ask again later. Example: `synd prepare --wait sample.bam`.
     """
     from synd.cli.jobs import follow
     from synd.cli.targets import resolve_all
     from synd.control import ready
     from synd.control.connect import Control
-    from synd.errors import StageFailed
+    from synd.errors import StageFailed, by_name
 
     control = Control.here()
     asked: ready.PrepareRequest = {"targets": resolve_all(targets)}
@@ -50,6 +51,13 @@ def prepare(
             f"{first['path']}: {first['reason']}", failure=first["failure"],
             hint="`synd formats` tells what is handled here",
         )  # fmt: skip
+    if found["refused"]:
+        late = found["refused"][0]
+        left = output.count(len(found["refused"]), "file")
+        raise by_name(late["type"])(
+            f"no job for {left}: {late['reason']}", hint="`synd jobs` shows them; ask again later",
+            path=late["path"],
+        )  # fmt: skip
 
 
 def _tell(found: Prepared) -> None:
@@ -59,6 +67,8 @@ def _tell(found: Prepared) -> None:
         output.say(f"{one['path']}: {one['reason']}")
     for job in found["jobs"]:
         output.say(f"{job['subject']}: {_state(job)}")
+    for late in found["refused"]:
+        output.say(f"{late['path']}: not taken, {late['reason']}")
 
 
 def _state(job: Job) -> str:

@@ -48,6 +48,10 @@ def _tell(s: Status) -> None:
     for m in s["mounts"]:
         fast = "passthrough" if m["passthrough"] else f"no passthrough: {m['passthrough_reason']}"
         lines.append(f"mount      {m['path']} ({m['transport']}, {fast})")
+    if "browsers" in s:
+        at = s["browsers"]["address"]
+        what = f"{at} (`synd url FILE`)" if at else f"off: {s['browsers']['problem']}"
+        lines.append(f"browsers   {what}")
     service = s["service"]
     line = "online" if service["online"] else f"offline ({service['reason']})"
     lines.append(

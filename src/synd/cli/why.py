@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,24 +18,33 @@ def register(app: typer.Typer) -> None:
 
 
 def why(
-    path: Annotated[Path, typer.Argument(help="A file or folder in the mount.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="PATH|ID", help="A file or folder in the mount, or an entity id."),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Say why PATH is in the state it is, and what would change that.
+    """Say why a file is in the state it is, why its jobs are, and what would change that.
 
     Example: `synd why results/reads.bam`.
     """
-    from synd.cli.mounts import resolve
+    from synd.cli.targets import resolve_target
     from synd.control import contract
     from synd.control.connect import Control
 
-    found: Why = Control.here().get(contract.WHY, path=resolve(path))
+    found: Why = Control.here().get(contract.WHY, path=resolve_target(target))
 
     def tell() -> None:
         output.say(f"{found['path']}: {found['state']}")
         output.say(f"  why   {found['reason']}")
         if found["mend"]:
             output.say(f"  mend  {found['mend']}")
+        for job in found.get("jobs", []):
+            which = f"{job['kind']} job {job['id']}" if job["id"] else job["kind"]
+            output.say(f"  {which}: {job['state']}")
+            for label, text in (("why", job["reason"]), ("mend", job["mend"]), ("log", job["log"])):
+                if text:
+                    output.say(f"    {label:<5} {text}")
         for name, value in found["facts"].items():
             if value is not None:
                 output.say(f"  {name} = {value}")

@@ -208,6 +208,14 @@ class AppStatus(TypedDict):
     what is blocked or held is safe on this disk, but waiting does not send it."""
 
 
+class Browsers(TypedDict):
+    """The loopback listener for genome browsers; its token is `Folders.http_token`."""
+
+    address: str
+    """Base URL; empty: it could not be had."""
+    problem: str
+
+
 class Process(TypedDict):
     """The process's own part of Status."""
 
@@ -218,6 +226,8 @@ class Process(TypedDict):
     """starting, ready, draining or stopped"""
     started_at: str
     uptime_s: float
+    browsers: NotRequired[Browsers]
+    """Left out: the listener is off."""
 
 
 class Status(AppStatus, Process):
@@ -249,6 +259,22 @@ class PathStatus(TypedDict):
     """Of a folder: what is unsent in it and below."""
 
 
+class WhyJob(TypedDict):
+    """A job of a file that failed, was cancelled, waits, or is under way."""
+
+    id: str
+    """Empty: no job, as it was known that it would fail."""
+    kind: str
+    state: JobState
+    reason: str
+    mend: str
+    failure: str | None
+    """Class of failure (docs/formats.md)."""
+    attempt: int
+    log: str
+    """The command that shows what its programs said; empty: they have not said anything yet."""
+
+
 class Why(TypedDict):
     """The state of one thing, the reason, and the mend."""
 
@@ -258,6 +284,8 @@ class Why(TypedDict):
     mend: str
     """Empty when nothing needs mending."""
     facts: dict[str, str | int | float | bool | None]
+    jobs: NotRequired[list[WhyJob]]
+    """Of a file; left out: none but what is done."""
 
 
 class WaitRequest(TypedDict):

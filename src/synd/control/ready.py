@@ -8,15 +8,18 @@ from __future__ import annotations
 import sys
 
 if sys.version_info >= (3, 12):
-    from typing import TypedDict
+    from typing import NotRequired, TypedDict
 else:
+    from typing import NotRequired
+
     from typing_extensions import TypedDict
 
 from synd.control.contract import Job
 
 DATA = "/v1/data"
 """GET or HEAD `/v1/data/{id}?raw=` → bytes, with ranges; 202, `Location` and `Retry-After` while they are made.
-HEAD starts nothing: 404. `…/{id}/status` → Readiness."""
+HEAD starts nothing: 404. `…/{id}/status` → Readiness. `/v1/data/{id}/{name}` is the same for programs that go by names: one that
+ends like an index (`.bai`) is the index, any other the data."""
 INDEX = "/v1/index"
 """The same of the index; 404 for what has none. One job makes both."""
 PREPARE = "/v1/prepare"
@@ -43,6 +46,15 @@ class NotPrepared(TypedDict):
     reason: str
 
 
+class NotTaken(TypedDict):
+    """A file for which no job could be made now."""
+
+    path: str
+    type: str
+    """Class name of `synd.errors`: QueueFull or Draining."""
+    reason: str
+
+
 class Prepared(TypedDict):
     """What became of the files that were named."""
 
@@ -52,10 +64,14 @@ class Prepared(TypedDict):
     as_they_are: list[AsItIs]
     """Need nothing: they are read as they are."""
     failed: list[NotPrepared]
+    refused: list[NotTaken]
+    """Ask again later. When nothing at all could be taken, that is the error itself: 429 or 503."""
 
 
 class Readiness(TypedDict):
     ready: bool
+    name: NotRequired[str]
+    """What the bytes are named; left out: they are not there."""
 
 
 class Format(TypedDict):

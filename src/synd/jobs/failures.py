@@ -51,6 +51,8 @@ class Failure(StrEnum):
     TIMEOUT = "TIMEOUT"
     LEASE_LOST = "LEASE_LOST"
     WORKER_DIED = "WORKER_DIED"
+    NO_WORKER = "NO_WORKER"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     CANCELLED = "CANCELLED"
     AFTER_FAILED = "AFTER_FAILED"
     VERIFY_FAILED = "VERIFY_FAILED"
@@ -89,6 +91,10 @@ _MEANINGS = {
     Failure.TIMEOUT: Meaning(Again.YES, "it took longer than a job may"),
     Failure.LEASE_LOST: Meaning(Again.YES, "its worker was not heard of any more"),
     Failure.WORKER_DIED: Meaning(Again.YES, "its worker process ended without a word"),
+    Failure.NO_WORKER: Meaning(Again.YES, "no worker of the cluster took it, or could be reached"),
+    Failure.STORE_UNAVAILABLE: Meaning(
+        Again.YES, "the store that the machines share could not be read or written"
+    ),
     Failure.CANCELLED: Meaning(Again.NEVER, "somebody asked for its end"),
     Failure.AFTER_FAILED: Meaning(
         Again.NEVER, "a job that it comes after did not complete, so it was not begun"

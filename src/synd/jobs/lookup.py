@@ -42,6 +42,14 @@ class Lookup:
         ).fetchone()
         return None if row is None else job_of(row)
 
+    def latest(self, workflow_key: str) -> Job | None:
+        """The job that is making this, or the last one that was to. Cost: a look at all jobs."""
+        row = self._store.read.execute(
+            f"{SELECT} WHERE workflow_key = ? ORDER BY created_ns DESC, attempt DESC LIMIT 1",
+            (workflow_key,),
+        ).fetchone()
+        return None if row is None else job_of(row)
+
     def all(
         self,
         states: Collection[JobState] = tuple(JobState),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 
 from synd.clock import NS, SYSTEM, Clock
-from synd.errors import Busy, NotFound
+from synd.errors import Busy, NotFound, QueueFull
 from synd.ids import JobId
 from synd.jobs.failures import Failure
 from synd.jobs.lookup import Lookup
@@ -140,7 +140,7 @@ class Queue(Lookup):
 
         A running one whose lease is over is failed, and its successor is the answer. One `after` which
         did not complete and is not tried again makes it fail at once. Raises NotFound for an `after` that
-        is not there, and Busy when already `most` jobs of this kind wait.
+        is not there, and QueueFull when already `most` jobs of this kind wait.
         """
         with self._write() as change:
             made = self._insert(
@@ -149,7 +149,7 @@ class Queue(Lookup):
             )  # fmt: skip
             if made is not None:
                 if most is not None and self._waiting(change, kind) > most:
-                    raise Busy(
+                    raise QueueFull(
                         f"already {most} {kind} jobs wait", hint="`synd jobs` shows them; try later"
                     )
                 return Claim(self._order(change, made, after), fresh=True)

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from urllib.parse import urlsplit
 
+from synd.client.drs import Links, is_drs
 from synd.client.transfer import Downloader
 from synd.clock import Deadline
-from synd.errors import SyndError
-from synd.model import Entity, Store
+from synd.model import FileVersion
 
 PROBE_S = 10.0
 
 
 class Probe:
-    """Asks the server behind an external link for its size, by a range of one byte."""
+    """Asks the server behind an external link for its size, by a range of one byte; a DRS host also for the md5."""
 
     def __init__(self, downloader: Downloader) -> None:
         self._downloader = downloader
+        self._links = Links(downloader)
 
-    async def size_of(self, entity: Entity) -> int | None:
-        """Bytes; None when there is no such link or the server tells no size."""
-        file = entity.file
-        if file is None or file.store is not Store.EXTERNAL or not file.external_url:
-            return None
-        if file.size is not None or urlsplit(file.external_url).scheme not in ("http", "https"):
-            return file.size
-        return await asyncio.to_thread(self._ask, file.external_url)
+    async def look(self, file: FileVersion) -> FileVersion:
+        """The link with its size, and of a DRS object with its md5, as far as its server tells them.
 
-    def _ask(self, url: str) -> int | None:
+        Raises what asking raises: NotFound, Forbidden, RemoteUnavailable, NotSupported …
+        """
+        link = file.external_url
+        if not link or (file.size is not None and (file.md5 is not None or not is_drs(link))):
+            return file
+        if is_drs(link):
+            found = await asyncio.to_thread(self._links.find, link)
+            file = replace(
+                file,
+                size=found.size if file.size is None else file.size,
+                md5=file.md5 or found.md5,
+            )
+        elif urlsplit(link).scheme not in ("http", "https"):
+            return file
+        if file.size is None:
+            file = replace(file, size=await asyncio.to_thread(self._ask, link))
+        return file
+
+    def _ask(self, link: str) -> int | None:
         deadline = Deadline.after(PROBE_S, "asking an external link for its size")
-        try:
-            return self._downloader.fetch_range(
-                url, 0, 1, lambda _offset, _piece: None, deadline=deadline
-            ).total
-        except SyndError:
-            return None
+        return self._downloader.fetch_range(
+            self._links.url(link), 0, 1, lambda _offset, _piece: None, deadline=deadline
+        ).total

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from synd.cache.objects import check_digest
+from synd.client.drs import is_drs
 from synd.client.getter import NotPlain
 from synd.client.transfer import Interrupted
 from synd.clock import Deadline
@@ -173,6 +174,9 @@ class SmallFetch:
 
     async def _get(self, size: int) -> bytes:
         streams, file = self._streams, self.file
+        if file.external_url is not None and is_drs(file.external_url):
+            # Its host is asked first, in another thread too.
+            return await asyncio.wrap_future(self._by_thread(size))
         deadline = Deadline.after(streams.wait_s, f"fetching {syn(file.entity)}")
         attempt = 0
         while True:

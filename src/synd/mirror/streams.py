@@ -15,6 +15,7 @@ from typing import Protocol
 from synd.cache.hashing import Hasher
 from synd.cache.objects import ObjectStore
 from synd.cache.partial import PartialStore
+from synd.client.drs import Links
 from synd.client.getter import Getter
 from synd.client.transfer import Downloader, Sink
 from synd.clock import Deadline
@@ -91,6 +92,7 @@ class Streams:
         self.hasher = hasher
         self.downloader = downloader
         self.urls = urls
+        self.links = Links(downloader)
         self.waits = waits
         self.pool = Pool(connections)
         self.lane = Lane(connections)
@@ -242,7 +244,7 @@ class Streams:
 
         def url(fresh: bool) -> str:
             if file.store is Store.EXTERNAL and file.external_url is not None:
-                return file.external_url
+                return self.links.url(file.external_url, fresh=fresh)
             assert file.handle is not None
             ref = FileRef(file.handle, file.entity)
             if fresh and used:

@@ -21,7 +21,7 @@ from synd.errors import Forbidden, NotFound, SyndError
 from synd.ids import EntityId, syn
 from synd.mirror.flights import Flights
 from synd.mirror.waits import Waits
-from synd.model import ChildrenPage, Entity, Header, VersionInfo
+from synd.model import ChildrenPage, Entity, FileVersion, Header, VersionInfo
 from synd.store.connect import Store
 from synd.store.entities import TOP, Change, Entities, Row
 from synd.store.folders import Folders
@@ -35,7 +35,7 @@ OnChanges = Callable[[Sequence[Change]], None]
 class Probing(Protocol):
     """Finds the size of what the service only links to."""
 
-    async def size_of(self, entity: Entity) -> int | None: ...
+    async def look(self, file: FileVersion) -> FileVersion: ...
 
 
 VERSIONS_PAGE = 50
@@ -353,10 +353,9 @@ class Tree:
         except NotFound:
             await self.gone(entity)
             raise
-        if self._probe is not None and found.file is not None:
-            size = await self._probe.size_of(found)
-            if size is not None and found.file.size is None:
-                found = replace(found, file=replace(found.file, size=size))
+        if self._probe is not None and found.file is not None and found.file.external_url:
+            with contextlib.suppress(SyndError):
+                found = replace(found, file=await self._probe.look(found.file))
         return found
 
     async def gone(self, entity: EntityId) -> None:

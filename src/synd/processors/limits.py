@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,18 @@ _IOPRIO_WHO_PROCESS: Final = 1
 _IOPRIO_CLASS_IDLE: Final = 3 << 13
 _AUTOGROUP: Final = Path("/proc/self/autogroup")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+_SECRET: Final = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIALS", "NOTIFY_SOCKET", "LISTEN_")
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a worker: nothing in it is a secret, or somebody else's business."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not any(word in name.upper() for word in _SECRET)
+    }
 
 
 def memory_need(caps: Caps) -> int:

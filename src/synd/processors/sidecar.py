@@ -40,6 +40,13 @@ def candidates(name: str) -> list[str]:
     return found
 
 
+def suffixes(format: Format) -> tuple[str, ...]:
+    """The kinds of index that can stand alone for a file of that format, likeliest first."""
+    return tuple(
+        suffix for suffix in SUFFIXES if suffix != ".gzi" and format in _KINDS.get(suffix, ())
+    )
+
+
 def check(
     index: bytes,
     suffix: str,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 
 from synd.clock import NS, Clock
-from synd.errors import Busy, NotFound
+from synd.errors import Busy, NotFound, QueueFull
 from synd.ids import JobId
 from synd.jobs.failures import Failure
 from synd.jobs.model import ACTIVE, Claim, Job, JobState, Priority, check
@@ -170,7 +170,7 @@ class FakeQueue:
             most is not None
             and sum(self._waits_for_time(j, {kind}) for j in self.jobs.values()) >= most
         ):
-            raise Busy(f"already {most} {kind} jobs wait")
+            raise QueueFull(f"already {most} {kind} jobs wait")
         for one in after:
             if one not in self.jobs:
                 raise NotFound(f"there is no job {one!r} to come after")

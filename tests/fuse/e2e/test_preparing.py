@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -36,7 +37,13 @@ def world(ground: Path, shared_server: Remote, project: str) -> Iterator[World]:
     for program in ("samtools", "tabix", "curl"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    one = World(ground / "preparing", shared_server, projects=[project], requests_per_minute=0)
+    one = World(
+        ground / "preparing",
+        shared_server,
+        projects=[project],
+        requests_per_minute=0,
+        freshness_s=2,
+    )
     try:
         one.up()
         yield one
@@ -66,6 +73,13 @@ def prepare(world: World, *paths: str) -> Any:
     done = world.synd("prepare", "--wait", "--json", *paths, timeout_s=120)
     assert done.status == 0, f"{done.out}{done.err}\n{world.log()[-3000:]}"
     return json.loads(done.out)
+
+
+def records(world: World, file: str) -> list[bytes]:
+    """The lines of the prepared data."""
+    status, body = get(world, f"{ready.DATA}/{file}")
+    assert status == 200
+    return gzip.decompress(body).splitlines()
 
 
 def jobs(world: World) -> list[contract.Job]:
@@ -117,6 +131,7 @@ def test_prepared_file_is_read_by_region(
 
 
 @pytest.mark.req("S1-03")
+@pytest.mark.req("S1-52")
 @pytest.mark.req("S1-70")
 def test_ten_who_ask_at_once_share_one_job(world: World, ids: dict[str, str]) -> None:
     """For data and for the index."""
@@ -155,6 +170,44 @@ def test_prepared_file_is_not_made_again(world: World, ids: dict[str, str]) -> N
     assert [] == prepare(world, twin)["jobs"]
     assert before == len(jobs(world))
     assert get(world, f"{ready.DATA}/{ids[name]}") == get(world, f"{ready.DATA}/{twin}")
+
+
+@pytest.mark.parametrize(
+    "name", ["variants/sorted.vcf.gz", "align/sorted.bam", "align/unsorted.bam"]
+)
+def test_what_was_evicted_is_made_again(world: World, ids: dict[str, str], name: str) -> None:
+    """The same bytes, also of what is the source itself with an index beside it."""
+    prepare(world, ids[name])
+    routes = [f"{route}/{ids[name]}" for route in (ready.DATA, ready.INDEX)]
+    made = [get(world, route) for route in routes]
+    assert 200 == made[0][0] == made[1][0]
+    world.control.post(contract.CACHE_CLEAR, {"targets": []})
+    assert [] != prepare(world, ids[name])["jobs"]
+
+    assert made == [get(world, route) for route in routes]
+
+
+@pytest.mark.req("S1-05")
+def test_new_content_is_made_anew(world: World) -> None:
+    """What was made of the old bytes is not served for the new ones; the old ones need no work again."""
+    server = world.remote
+    old, new = (
+        f"chr1\t{at}\t{at + 9}\nchr1\t5\t20\n".encode() for at in (1_000, 2_000)
+    )  # fmt: skip
+    file = server.file(server.project("Changing"), "x.bed", old)
+    prepare(world, file)
+    assert old.splitlines()[0] in records(world, file)
+    server.new_version(file, new)
+    eventually(lambda: prepare(world, file)["jobs"], timeout_s=60, what="a job for the new bytes")
+    assert sorted(new.splitlines()) == sorted(records(world, file))
+    before = len(jobs(world))
+    server.new_version(file, old)
+
+    eventually(
+        lambda: prepare(world, file) and records(world, file)[-1] == old.splitlines()[0],
+        timeout_s=60,
+    )
+    assert before == len(jobs(world))
 
 
 @pytest.mark.req("S1-18")
@@ -271,3 +324,23 @@ def test_formats_are_told_with_their_tools(world: World) -> None:
     assert ["samtools"] == found["bam"]["tools"]
     assert not found["csv"]["indexes"]
     assert "bam" in world.synd("formats").out
+
+
+@pytest.mark.req("S1-60")
+def test_nothing_is_made_where_that_is_off(
+    ground: Path, shared_server: Remote, project: str, ids: dict[str, str]
+) -> None:
+    """The bytes are the service's own, an index is only one that lies beside, and asking for more says why not."""
+    file, name = ids["variants/unsorted.vcf"], "variants/unsorted.vcf"
+    one = World(ground / "off", shared_server, projects=[project], engine="off")
+    try:
+        one.up()
+        assert (200, (GENOMICS / name).read_bytes()) == get(one, f"{ready.DATA}/{file}")
+        assert 200 == get(one, f"{ready.DATA}/{file}", "--head")[0]
+        status, body = get(one, f"{ready.INDEX}/{file}")
+        assert 404 == status
+        assert b"off" in body
+        assert "engine = off" in prepare(one, file)["as_they_are"][0]["reason"]
+        assert [] == jobs(one)
+    finally:
+        one.close()

@@ -286,3 +286,43 @@ def test_process_always_is_found_by_its_name(tmp_path):
 def test_environment_always_leaves_the_users_home_alone(tmp_path):
     """The helpers of these tests start nothing in the real home."""
     assert environment(tmp_path)["SYND_HOME"] == str(tmp_path)
+
+
+class TestBrowsers:
+    def test_listener_lives_as_long_as_the_daemon(self, tmp_path):
+        """Its address is in the status; its token in the state folder, for the owner alone; then it is closed."""
+        with daemon(tmp_path / "h", SYND_HTTP_LISTEN="127.0.0.1:0") as d:
+            told = d.ready()["browsers"]
+            port = int(told["address"].rpartition(":")[2])
+            assert "" == told["problem"]
+            assert 0o600 == stat.S_IMODE(d.folders.http_token.stat().st_mode)
+            with socket.create_connection(("127.0.0.1", port), 5) as line:
+                line.sendall(f"GET /v1/formats HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+                assert line.recv(100).startswith(b"HTTP/1.1 401 ")
+            d.process.send_signal(signal.SIGTERM)
+            assert 0 == d.process.wait(20)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 5)
+
+    def test_listener_when_not_asked_for_is_not_there(self, tmp_path):
+        """Off by default, and no token lies about."""
+        with daemon(tmp_path / "h") as d:
+            assert "browsers" not in d.ready()
+            assert not d.folders.http_token.exists()
+
+    def test_listener_for_other_machines_is_refused_at_the_start(self, tmp_path):
+        """Before anything is made."""
+        with daemon(tmp_path / "h", SYND_HTTP_LISTEN="0.0.0.0:8421") as d:
+            assert 78 == d.process.wait(20)
+
+        assert "SYND_HTTP_LISTEN: http_listen = '0.0.0.0:8421'" in d.log.read_text()
+
+    def test_listener_whose_address_is_taken_is_done_without(self, tmp_path):
+        """The daemon starts all the same, and says so where people look."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            wanted = f"127.0.0.1:{other.getsockname()[1]}"
+            with daemon(tmp_path / "h", SYND_HTTP_LISTEN=wanted) as d:
+                status = d.ready()
+
+        assert "" == status["browsers"]["address"]
+        assert [status["browsers"]["problem"]] == [one["title"] for one in status["problems"]]

@@ -139,7 +139,18 @@ def test_head_and_status_start_nothing(api, route):
     assert (200, {"ready": False}) == (told, json.loads(body))
     assert [] == api.services.ready.started
 
-    assert {"ready": True} == json.loads(ask(api, f"{route}/syn5/status")[2])
+    assert {"ready": True, "name": "syn5"} == json.loads(ask(api, f"{route}/syn5/status")[2])
+
+
+@pytest.mark.req("S1-59")
+@pytest.mark.parametrize("route", [ready.DATA, ready.INDEX])
+@pytest.mark.parametrize("range", ["", "bytes=1-2"])
+def test_media_type_is_that_of_the_content(api, route, range):
+    """Whole or in part, of what was made and of the service's own bytes."""
+    for query in ("", "?raw=true") if route == ready.DATA else ("",):
+        told, found, _ = ask(api, f"{route}/syn5{query}", **({"Range": range} if range else {}))
+        assert told in (200, 206)
+        assert found["Content-Type"].startswith("text/plain")
 
 
 @pytest.mark.req("S1-57")
@@ -157,3 +168,44 @@ def test_unknown_file_is_not_found(api):
 
     assert (404, contract.PROBLEM) == (told, found["Content-Type"])
     assert "syn99" in json.loads(body)["title"]
+
+
+class TestNames:
+    @pytest.fixture
+    def named(self, api):
+        """A BAM with its BAI, and an index file of its own."""
+        held, names = api.services.ready.contents, api.services.ready.names
+        held["syn5", "data"], held["syn5", "index"] = b"data", b"index"
+        names["syn5", "data"], names["syn5", "index"] = "x.sam.bam", "x.sam.bai"
+        held["syn7", "raw"], names["syn7", "raw"] = b"own", "y.bam.bai"
+        return api
+
+    @pytest.mark.parametrize(
+        ("path", "status", "body"),
+        [(f"{ready.DATA}/syn5/x.sam.bam", 200, b"data"), (f"{ready.DATA}/syn5/any%20thing", 200, b"data"),
+         (f"{ready.DATA}/syn5/x.sam.bam.bai", 200, b"index"), (f"{ready.DATA}/syn5/x.bai", 200, b"index"),
+         (f"{ready.INDEX}/syn5/x.sam.bam.bai", 200, b"index"), (f"{ready.INDEX}/syn5/x", 200, b"index"),
+         (f"{ready.DATA}/syn5/x.sam.bam.csi", 404, None), (f"{ready.INDEX}/syn5/x.bam.csi", 404, None),
+         (f"{ready.DATA}/syn7/y.bam.bai", 200, b"own"), (f"{ready.DATA}/syn7/y.bam.bai.csi", 404, None),
+         (f"{ready.DATA}/syn6/z.bam.bai", 202, None), (f"{ready.DATA}/syn6/z.bam", 202, None)],
+    )  # fmt: skip
+    def test_name_that_ends_like_an_index_is_the_index(self, named, path, status, body):
+        """Of that kind only, as programs try one after the other; an index file by its own name is itself."""
+        told, _, found = ask(named, path)
+
+        assert status == told
+        if body is not None:
+            assert body == found
+
+    def test_name_takes_ranges_and_conditions_and_starts_nothing_for_head(self, named):
+        """As the plain address does."""
+        assert (206, b"at") == ask(named, f"{ready.DATA}/syn5/x.bam", Range="bytes=1-2")[::2]
+        assert 404 == ask(named, f"{ready.DATA}/syn6/z.bam.bai", "HEAD")[0]
+        assert [] == named.services.ready.started
+
+
+@pytest.mark.req("S1-59")
+def test_media_type_is_what_the_services_say(api):
+    """Of the whole and of a part."""
+    for headers in ({}, {"Range": "bytes=0-3"}):
+        assert ask(api, f"{ready.DATA}/syn5", **headers)[1]["Content-Type"].startswith("text/plain")

@@ -93,6 +93,20 @@ def test_text_when_unsorted_then_is_sorted_by_its_keys(made, tmp_path, file, key
     assert launch.environment["TMPDIR"] == str(tmp_path / "work")
 
 
+@pytest.mark.req("S1-66")
+@pytest.mark.parametrize(
+    "file", ["variants/unsorted.vcf", "variants/plain_gzip.vcf.gz", "annotation/genes.gff3"]
+)
+def test_text_always_streams(made, file):
+    """From program to program: no step leaves a copy of its own, packed or not."""
+    result = made(file)
+    left = {
+        path.name for path in result.folder.rglob("*") if path.is_file() and not path.is_symlink()
+    }
+
+    assert left <= {"data.gz", "ready.gz", "ready.gz.tbi", "ready.gz.csi", "regions.txt"}
+
+
 @pytest.mark.parametrize("file", ["variants/sorted_plain.vcf", "variants/plain_gzip.vcf.gz"])
 def test_text_when_in_order_then_is_not_sorted(made, file):
     """The sort is skipped where order was not broken."""

@@ -400,6 +400,7 @@ def remote(site, folder, place="/file", file="tables/table.csv"):
     return replace(order, path=None, url=site.url + place, headers={"X-Right": "yes"})
 
 
+@pytest.mark.req("S1-46")
 def test_source_when_elsewhere_then_is_downloaded_and_checked(tmp_path, site):
     """The bytes come into the work folder, with the headers that were given."""
     run = run_worker(remote(site, tmp_path / "w"))

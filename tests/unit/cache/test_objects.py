@@ -22,6 +22,7 @@ Make = Callable[..., tuple[ContentKey, bytes]]
 
 
 class TestPut:
+    @pytest.mark.req("S1-25")
     def test_put_bytes_then_open_gives_the_same_bytes(
         self, objects: ObjectStore, content: Make
     ) -> None:
@@ -39,6 +40,7 @@ class TestPut:
 
     @pytest.mark.announces("object.torn")
     @pytest.mark.parametrize("size", [0, 1, 4096, 300_000])
+    @pytest.mark.req("S1-25")
     def test_size_and_has_know_what_is_here(
         self, objects: ObjectStore, content: Make, size: int
     ) -> None:
@@ -117,6 +119,7 @@ class TestPut:
 
         assert objects.verify(key)
 
+    @pytest.mark.req("S1-25")
     def test_open_object_stays_readable_after_discard(
         self, objects: ObjectStore, content: Make
     ) -> None:

@@ -135,3 +135,45 @@ def test_doctor_when_something_fails_is_69(synd, home, monkeypatch):
     assert said.code == 69
     assert said.json["healthy"] is False
     assert {f["check"] for f in said.json["findings"]} >= {"python", "mount point", "daemon"}
+
+
+class TestTools:
+    def found(self, machine, **more):
+        return doctor.run_check("tools", doctor.check_tools, dataclasses.replace(machine, **more))
+
+    @pytest.mark.req("S1-67")
+    def test_tools_when_nothing_is_installed_name_what_cannot_be_prepared(self, machine):
+        """And what to install for it; text is sorted and compressed by our own code, so only its index is missing."""
+        found = self.found(machine, which=lambda _: None, has=lambda _: False)
+        warned = [f for f in found if f.verdict != doctor.OK]
+        cannot = " ".join(f.saw for f in warned if "cannot be prepared" in f.saw)
+
+        assert {"warn"} == {f.verdict for f in warned}
+        assert all(name in cannot for name in ("bam", "cram", "vcf", "bigBed", "fasta"))
+        assert "csv" not in cannot
+        assert any(
+            "install the package samtools or pip install 'synd[genomics]'" == f.mend for f in warned
+        )
+        assert any("samtools or pysam is missing" in f.mend for f in warned)
+
+    def test_tools_when_packages_do_a_step_say_what_a_program_would_gain(self, machine):
+        """Works, but slower: no complaint."""
+        found = self.found(machine, which=lambda _: None, has=lambda _: True)
+
+        assert {doctor.OK} == {f.verdict for f in found}
+        assert any("pysam" in f.saw and "samtools: 1.5 times faster" in f.saw for f in found)
+
+    @pytest.mark.parametrize(("gtf", "verdict"), [("native", "ok"), ("gff3", "warn")])
+    def test_gffread_when_missing_matters_only_where_it_is_wanted(self, machine, gtf, verdict):
+        """By the setting gtf."""
+        config = dataclasses.replace(machine.config, gtf=gtf)
+        found = self.found(machine, config=config, which=lambda _: None, has=lambda _: True)
+
+        assert [verdict] == [f.verdict for f in found if f.saw.startswith("GTF to GFF3")]
+
+    def test_tools_when_a_setting_rules_one_out_say_so(self, machine):
+        """The mend is the setting, not an installation."""
+        config = dataclasses.replace(machine.config, tools="builtin", gtf="gff3")
+        found = self.found(machine, config=config, which=lambda _: "/bin/true", has=lambda _: True)
+
+        assert ["set SYND_TOOLS=auto"] == [f.mend for f in found if "GTF to GFF3: nobody" in f.saw]

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from syndd.mount.transport import library
-from syndd.mount.transport.paths import Owners, Paths
+from syndd.mount.transport.paths import REMEMBER_S, Guesses, Owners, Paths
 from tests.fuse.trees import attr
 
 FILE = attr(9, mode=stat.S_IFREG)
@@ -160,3 +160,23 @@ def test_binding_passes_on_what_it_forgot() -> None:
         ("/a", (None, -999_999_995), None),
     ]
     assert not hasattr(kind, "chmod_fuse_3")
+
+
+def test_guess_when_it_was_told_then_is_believed_for_a_moment() -> None:
+    """Until another node's attributes are told, which hold; the node that they were of has them still."""
+    fixed = attr(9, mode=stat.S_IFREG | 0o444)._replace(attr_ttl_s=0.0)
+    guesses = Guesses()
+    guesses.told(b"/a", fixed)
+
+    assert 0 < guesses.believed_s(b"/a", 10) <= REMEMBER_S + 0.1
+    assert guesses.believed_s(b"/a", 9) == guesses.believed_s(b"/b", 10) == 0.0
+    guesses.told(b"/a", fixed._replace(node=10, attr_ttl_s=600.0))
+    assert guesses.believed_s(b"/a", 10) == 0.0
+
+
+def test_guess_when_the_file_can_be_written_then_is_none() -> None:
+    """Its size the kernel keeps itself."""
+    guesses = Guesses()
+    guesses.told(b"/a", attr(9, mode=stat.S_IFREG | 0o644)._replace(attr_ttl_s=0.0))
+
+    assert guesses.believed_s(b"/a", 10) == 0.0

@@ -48,6 +48,7 @@ def test_cache_key_always_joins_its_parts():
 
 
 @pytest.mark.req("S1-08")
+@pytest.mark.req("S1-05", "S1-79")
 def test_cache_key_when_one_part_differs_is_another():
     """Raising one processor's version leaves the keys of all others alone."""
     parts = ("synapse", "syn1", ArtifactKind.DATA, "bam_index", MD5, 1)

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from synd.errors import (
-    Busy,
     ConfigError,
+    Draining,
     IntegrityError,
     LeaseLost,
     NotFound,
     Offline,
+    QueueFull,
     StageFailed,
     StoreError,
 )
@@ -238,7 +239,7 @@ class TestTurns:
         async def scenario(b: Bench) -> None:
             b.register(most=1)
             b.claim("a")
-            with pytest.raises(Busy, match="already 1"):
+            with pytest.raises(QueueFull, match="already 1"):
                 b.claim("b")
 
         play(scenario)
@@ -538,9 +539,9 @@ class TestDrain:
             b.register()
             async with b.running():
                 assert 0 == await b.dispatcher.drain(60)
-                with pytest.raises(Busy, match="stopping"):
+                with pytest.raises(Draining, match="stopping"):
                     b.claim("a")
-                with pytest.raises(Busy, match="stopping"):
+                with pytest.raises(Draining, match="stopping"):
                     await b.dispatcher.retry("x")
 
         play(scenario)

@@ -26,7 +26,7 @@ from synd.errors import NameTooLong, NotFound, Stale, SyndError
 from synd.log import fields
 from synd.ranges import FileSlice
 from syndd.mount.ops import ROOT, Attr, Filesystem, Opened
-from syndd.mount.transport.paths import OpenFile, Owners, Paths
+from syndd.mount.transport.paths import Guesses, OpenFile, Owners, Paths
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class Operations:
         self.pending: dict[int, tuple[str, int, float]] = {}
         self.requests: Counter[str] = Counter()
         self.owners = Owners()
+        self._guesses = Guesses()
         self.ready = threading.Event()
         self._fs = fs
         self._uid = uid
@@ -208,7 +209,10 @@ class Operations:
             return self._stat(self._wait(self._fs.getattr(file.node), "getattr", file.node))
         if path is None:
             raise failure(errno.EBADF)
-        return self._stat(self._find(spelled(path)))
+        where = spelled(path)
+        attr = self._find(where)
+        self._guesses.told(where, attr)
+        return self._stat(attr)
 
     @answered
     def readlink(self, path: str) -> str:
@@ -288,6 +292,8 @@ class Operations:
             return node, self._wait(self._fs.open(node, flags), "open", node)
 
         node, opened = self._again(attempt)
+        # It must not read what it opened with the size of what was there before.
+        time.sleep(self._guesses.believed_s(where, node))
         self._opened(where, node, opened, info)
         if flags & os.O_TRUNC:
             self.paths.changed(where)

@@ -17,6 +17,8 @@ from syndd.mount.ops import Attr
 
 REMEMBER_S = 1.0
 """How long the kernel and we believe a name or an attribute."""
+_LATE_S = 0.1
+"""The kernel counts from when an answer arrives."""
 _REMEMBER_MOST = 100_000
 _LINGER_S = 5.0
 _CLOSED_MOST = 10_000
@@ -51,6 +53,34 @@ class Paths:
     def forget_all(self) -> None:
         self.generation += 1
         self._known.clear()
+
+
+class Guesses:
+    """Paths of fixed files whose attributes were told although they need not hold (an `attr_ttl_s` of 0).
+
+    libfuse has one time-out for all, so the kernel believes them for `REMEMBER_S`. Of a file that can be
+    written the kernel keeps the size itself.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[bytes, tuple[float, int]] = {}
+
+    def told(self, path: bytes, attr: Attr) -> None:
+        """Before the answer: these are the attributes that the kernel gets."""
+        if attr.attr_ttl_s > 0 or attr.mode & 0o222:
+            if self._told:
+                self._told.pop(path, None)
+            return
+        if len(self._told) >= _CLOSED_MOST:
+            self._told.clear()
+        self._told[path] = (time.monotonic(), attr.node)
+
+    def believed_s(self, path: bytes, node: int) -> float:
+        """How long the kernel still takes another node's attributes for those of `node`; 0: it does not."""
+        found = self._told.get(path)
+        if found is None or found[1] == node:
+            return 0.0
+        return max(0.0, found[0] + REMEMBER_S + _LATE_S - time.monotonic())
 
 
 class OpenFile(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from synd.errors import NameTooLong, NotFound, SyndError
 from synd.log import fields
 from syndd.mount import wire
-from syndd.mount.ops import Caller, Opened
+from syndd.mount.ops import Caller, NotThereYet, Opened
 from syndd.mount.transport import replies
 from syndd.mount.wire import Op
 
@@ -136,7 +136,7 @@ class Requests:
         if isinstance(error, SyndError):
             code = error.errno
             if isinstance(error, NotFound):
-                if opcode == Op.LOOKUP:
+                if opcode == Op.LOOKUP and not isinstance(error, NotThereYet):
                     self._no_such_name(unique)
                     return
                 if opcode in _OF_ATTRIBUTES:
