@@ -7,6 +7,7 @@ made to `schedule.preparing`, and HTTP to `control.data`. On the daemon's loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +23,7 @@ from synd.errors import (
     NotSupported,
     QueueFull,
     StageFailed,
+    SyndError,
     UsageError,
 )
 from synd.ids import ContentKey, syn
@@ -38,10 +40,12 @@ from synd.processors.tools import Toolchain
 from synd.ranges import ByteRange, FileSlice
 from synd.store.entities import Row
 from syndd.places import Places
-from syndd.schedule.preparing import KIND, Content, NothingToMake, Preparer, Ready
+from syndd.schedule.preparing import KIND, Content, NothingToMake, Pair, Preparer, Ready
 from syndd.schedule.showing import as_contract
 
 CHUNK = 1 << 20
+AT_ONCE = 16
+"""Files of one request whose first bytes are looked at together."""
 
 _HANDLES = itertools.count(1 << 40)
 """Of reads for the control API; the kernel's are smaller, the preparer's negative."""
@@ -110,7 +114,7 @@ class ReadyFiles:
         return {"ready": True, "name": found.name}
 
     async def prepare(self, targets: Sequence[str]) -> ready.Prepared:
-        """Claims a job for each file that needs one.
+        """Claims a job for each file that needs one; of a folder, for each below it whose name says so.
 
         Raises NotFound when there is no such file, and QueueFull or Draining when no job could be made for any.
         """
@@ -119,39 +123,37 @@ class ReadyFiles:
         found: ready.Prepared = {
             "jobs": [], "ready": [], "as_they_are": [], "failed": [], "refused": [],
         }  # fmt: skip
-        refusal: Busy | None = None
-        for target in targets:
-            row, file = await self._file(target)
+        files = [one for target in targets for one in await self._files(target)]
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def want(row: Row, file: FileVersion) -> Pair | Job | NothingToMake | SyndError:
+            async with slots:
+                try:
+                    return await self._preparer.want(file, row.name)
+                except (StageFailed, Forbidden, NotFound, QueueFull, Draining) as error:
+                    return error
+
+        outcomes = await asyncio.gather(*(want(row, file) for row, file in files))
+        for (row, _), wanted in zip(files, outcomes, strict=True):
             path = self._places.shown_entity(row.id)
-            try:
-                wanted = await self._preparer.want(file, row.name)
-            except StageFailed as error:
-                told: ready.NotPrepared = {
-                    "path": path,
-                    "failure": error.failure,
-                    "reason": error.message,
-                }
-                found["failed"].append(told)
-                continue
-            except (Forbidden, NotFound) as error:
-                found["failed"].append(
-                    {"path": path, "failure": failure_of(error), "reason": error.message}
-                )
-                continue
-            except (QueueFull, Draining) as error:
-                refusal = error
-                found["refused"].append(
-                    {"path": path, "type": type(error).__name__, "reason": error.message}
-                )
-                continue
-            if isinstance(wanted, Job):
-                found["jobs"].append(as_contract(wanted))
-            elif isinstance(wanted, NothingToMake):
-                found["as_they_are"].append({"path": path, "reason": wanted.why})
-            else:
-                found["ready"].append(path)
-        if refusal is not None and len(found["refused"]) == len(targets):
-            raise refusal
+            match wanted:
+                case Job():
+                    found["jobs"].append(as_contract(wanted))
+                case NothingToMake():
+                    found["as_they_are"].append({"path": path, "reason": wanted.why})
+                case Pair():
+                    found["ready"].append(path)
+                case QueueFull() | Draining():
+                    found["refused"].append(
+                        {"path": path, "type": type(wanted).__name__, "reason": wanted.message}
+                    )
+                case _:
+                    found["failed"].append(
+                        {"path": path, "failure": failure_of(wanted), "reason": wanted.message}
+                    )
+        busy = [one for one in outcomes if isinstance(one, Busy)]
+        if busy and len(busy) == len(files):
+            raise busy[-1]
         return found
 
     def why(self, row: Row, jobs: Sequence[contract.WhyJob]) -> list[contract.WhyJob]:
@@ -190,6 +192,23 @@ class ReadyFiles:
             ]
         }
 
+    async def _files(self, target: str) -> list[tuple[Row, FileVersion]]:
+        """The file that was named, or those below a folder that may be downloaded and have something to make."""
+        place = await self._places.resolve(target)
+        if not place.is_folder:
+            return [await self._file(target)]
+        found = []
+        handled = self._handled()
+        for row in await self._places.files_below(place):
+            if name_format(row.name) in handled:
+                with contextlib.suppress(Forbidden, NotFound, NotSupported):
+                    found.append(await self._file(syn(row.id)))
+        return found
+
+    def _handled(self) -> set[str]:
+        """The formats of which something is made here."""
+        return {str(one.format) for one in formats_table(Toolchain(self._tools)) if one.indexes}
+
     async def _file(self, target: str) -> tuple[Row, FileVersion]:
         place = await self._places.resolve(target)
         row = place.row
@@ -222,7 +241,7 @@ class ReadyFiles:
     async def _unstarted(self, row: Row, file: FileVersion, kind: ArtifactKind) -> Content:
         """What a request that must not start anything is answered; by the name alone."""
         plain = name_format(row.name)
-        handled = {str(one.format) for one in formats_table(Toolchain(self._tools)) if one.indexes}
+        handled = self._handled()
         if self._preparer.off or file.md5 is None or not file.size or plain not in handled:
             return await self._as_it_is(row, file, kind, "it is read as it is")
         raise _NotMade(f"{row.name!r} is not prepared", hint="`synd prepare` does it")

@@ -11,10 +11,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
-from synd.errors import NotFound
+from synd.errors import Forbidden, NotFound
 from synd.ids import EntityId, Version, entity_version, syn
 from synd.mirror.tree import Tree
-from synd.model import Kind
+from synd.model import WITH_BYTES, Kind
 from synd.paths import RESERVED, split_version
 from synd.store.entities import TOP, Row
 from synd.store.local import Local
@@ -144,6 +144,29 @@ class Places:
         if self._overlay is not None and self._overlay.hides(row):
             raise NotFound(f"there is no {target}", path=target)
         return Place(row)
+
+    async def files_below(self, place: Place) -> list[Row]:
+        """The files in a folder and in all below it, listed as needed; what may not be listed is left out.
+
+        Removed things whose delete is unsent are none of them.
+        """
+        found: list[Row] = []
+        waiting = [place.entity]
+        while waiting:
+            folder = waiting.pop()
+            if folder is None:
+                continue
+            try:
+                if not self._tree.folders.is_listed(folder):
+                    await self._tree.list_folder(folder)
+            except (Forbidden, NotFound):
+                continue
+            children = self._tree.entities.children(folder)
+            if self._overlay is not None:
+                children = [row for row in children if not self._overlay.hides(row)]
+            waiting += [row.id for row in reversed(children) if Kind(row.kind).is_container]
+            found += [row for row in children if Kind(row.kind) in WITH_BYTES]
+        return found
 
     def follow(self, row: Row) -> None:
         """Has changes of an entity noticed as those of what is walked to are: its folder is in use."""

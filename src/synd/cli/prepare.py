@@ -21,7 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def prepare(
     targets: Annotated[
-        list[str], typer.Argument(metavar="PATH|ID...", help="Files in the mount, or entity ids.")
+        list[str],
+        typer.Argument(metavar="PATH|ID...", help="Files or folders in the mount, or entity ids."),
     ],
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Wait until all are ready. Ctrl-C cancels.")
@@ -30,7 +31,7 @@ def prepare(
 ) -> None:
     """Sort, compress and index genomics files, so that they are read by region.
 
-    What was made already, or needs nothing, starts no work. Exit 75 when too many jobs wait, or the daemon stops:
+    A folder stands for all files below it whose names are of a format that can be prepared. What was made already, or needs nothing, starts no work. Exit 75 when too many jobs wait, or the daemon stops:
     ask again later. Example: `synd prepare --wait sample.bam`.
     """
     from synd.cli.jobs import follow
@@ -61,6 +62,16 @@ def prepare(
 
 
 def _tell(found: Prepared) -> None:
+    if not any(
+        (
+            *found["ready"],
+            *found["as_they_are"],
+            *found["jobs"],
+            *found["refused"],
+            *found["failed"],
+        )
+    ):
+        output.say("nothing there is of a format that can be prepared (`synd formats`)")
     for path in found["ready"]:
         output.say(f"{path}: ready")
     for one in found["as_they_are"]:

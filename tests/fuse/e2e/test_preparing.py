@@ -210,6 +210,24 @@ def test_new_content_is_made_anew(world: World) -> None:
     assert before == len(jobs(world))
 
 
+def test_folder_stands_for_all_below_it(world: World) -> None:
+    """Files of other formats are passed over; a folder without any is told so."""
+    server = world.remote
+    top = server.folder(server.project("Folders"), "top")
+    deeper = server.folder(top, "deeper")
+    server.file(top, "a.bed", b"chr1\t30\t40\nchr1\t1\t2\n")
+    server.file(top, "notes.txt", b"nothing to make")
+    server.file(deeper, "b.bed", b"chr1\t31\t41\nchr1\t1\t2\n")
+    bare = server.folder(top, "bare")
+
+    first = prepare(world, top)
+    assert ["completed", "completed"] == [job["state"] for job in first["jobs"]]
+    again = prepare(world, top)
+    assert {"a.bed", "b.bed"} == {Path(path).name for path in again["ready"]}
+    assert [] == again["jobs"] + again["as_they_are"]
+    assert "nothing there" in world.synd("prepare", bare).out
+
+
 @pytest.mark.req("S1-18")
 @pytest.mark.req("S1-48")
 @pytest.mark.req("S1-53")
