@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Future
 
 from synd.cache.folder import Cache
@@ -294,7 +294,7 @@ class ReadyFiles:
             raise NotFound(f"{content.name!r} left the cache just now", hint="ask again")
         return fd
 
-    async def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]:
+    async def read(self, content: Content, span: ByteRange) -> AsyncGenerator[bytes, None]:
         """The bytes of a range of a source, as they come from the service."""
         assert content.source is not None  # what is made is in the cache, or is not there
         self._cache.hold(content.key)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,7 +157,7 @@ class FakeReady:
                 return fd
         return None
 
-    async def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]:
+    async def read(self, content: Content, span: ByteRange) -> AsyncGenerator[bytes, None]:
         for (target, which), held in self.contents.items():
             if content.etag == f'"sha256:{target}-{which}"' and isinstance(held, bytes):
                 for at in range(span.start, span.end, 7):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from collections.abc import AsyncGenerator
 from typing import Annotated
 from urllib.parse import quote
 
@@ -82,7 +84,7 @@ def _add(routes: APIRouter, services: DaemonServices, route: str, kind: Artifact
         """The bytes, or 202 with the job that makes them. HEAD never starts one."""
         head = request.method == "HEAD"
         found = await services.ready.find(id, kind, raw=asked.raw, start=not head)
-        return _bytes(services, found, asked, head=head)
+        return await _bytes(services, found, asked, head=head)
 
     @routes.head(route + "/{id}/{name}", response_model=None, include_in_schema=False)
     @routes.get(route + "/{id}/{name}", response_model=None, name=f"{kind} bytes by name")
@@ -96,7 +98,7 @@ def _add(routes: APIRouter, services: DaemonServices, route: str, kind: Artifact
             found = await _index(services, id, name, suffix, asked, start=not head)
         else:
             found = await services.ready.find(id, kind, raw=asked.raw, start=not head)
-        return _bytes(services, found, asked, head=head)
+        return await _bytes(services, found, asked, head=head)
 
 
 async def _index(
@@ -118,7 +120,7 @@ async def _index(
     return found
 
 
-def _bytes(
+async def _bytes(
     services: DaemonServices, found: Content | contract.Job, asked: _Asked, *, head: bool
 ) -> Response:
     if not isinstance(found, Content):
@@ -135,10 +137,10 @@ def _bytes(
     range = asked.range
     if asked.if_range is not None and asked.if_range.strip() != found.etag:
         range = None
-    return _answer(services, found, range, head=head)
+    return await _answer(services, found, range, head=head)
 
 
-def _answer(
+async def _answer(
     services: DaemonServices, found: Content, header: str | None, *, head: bool
 ) -> Response:
     headers = {
@@ -166,12 +168,22 @@ def _answer(
     fd = services.ready.opened(found)
     if fd is not None:
         return FileRange(fd, span, status=status, headers=headers, media=found.media)
+    pieces = services.ready.read(found, span)
+    # Before the status goes out: what the service refuses is told by it.
+    first = await anext(pieces, b"")
     return StreamingResponse(
-        services.ready.read(found, span),
+        _joined(first, pieces),
         status_code=status,
         headers=headers,
         media_type=found.media,
     )
+
+
+async def _joined(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with contextlib.aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece
 
 
 def _disposition(name: str) -> str:

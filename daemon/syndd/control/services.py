@@ -8,7 +8,7 @@ under the mount itself: the daemon would wait for its own answer.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from synd.config import Config
@@ -127,7 +127,7 @@ class ReadyServices(Protocol):
         """A descriptor of its bytes, which the caller closes; None while they are not all here."""
         ...
 
-    def read(self, content: Content, span: ByteRange) -> AsyncIterator[bytes]: ...
+    def read(self, content: Content, span: ByteRange) -> AsyncGenerator[bytes, None]: ...
 
     async def prepare(self, targets: Sequence[str]) -> ready.Prepared: ...
 

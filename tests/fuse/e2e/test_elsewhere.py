@@ -203,6 +203,8 @@ def test_drs_source_when_there_is_no_way_by_https_then_that_is_told(
     status, body = get(world, f"{ready.DATA}/{file}")
 
     assert 501 == status, body
+    # Nor is it told as success and then cut off.
+    assert get(world, f"{ready.DATA}/{file}?raw=true")[0] in (404, 501)
     assert not any(one.path == "/guarded.vcf" for one in elsewhere.asked)
 
 
