@@ -79,7 +79,7 @@ from syndd.schedule.joblogs import JobLogs
 from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
 from syndd.schedule.pool import Pool
-from syndd.schedule.preparing import Preparer
+from syndd.schedule.preparing import KIND, Preparer
 from syndd.schedule.revival import Revival, marks
 from syndd.schedule.showing import JobShowing
 from syndd.schedule.sources import Sources
@@ -353,7 +353,7 @@ class App:
         self._answers = Answers(
             config=config,
             endpoints=self._endpoints,
-            work=JobShowing(queue, self._dispatcher, logs),
+            work=JobShowing(queue, self._dispatcher, logs, away=self._away),
             ready=self._ready,
             tree=self._tree,
             sizes=self._sizes,
@@ -421,6 +421,11 @@ class App:
         if self._config.engine != "dask":
             return Pool(work, logs, group=MemoryGroup.make)
         return dask.executor(self._config, work, logs, self._folders.state)
+
+    def _away(self) -> dict[str, str]:
+        """Kinds of jobs of which none can be begun, and why."""
+        why = self._pool.away
+        return {KIND: why} if why else {}
 
     def _away_s(self) -> float:
         """Seconds since the service went out of reach; infinite if it was never seen in this life."""

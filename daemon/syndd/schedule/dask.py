@@ -114,6 +114,13 @@ class DaskPool:
             log.warning("dask.store_away", extra=fields(why=error.message))
         self._swept = True
 
+    @property
+    def away(self) -> str:
+        if self.cluster.connected:
+            return ""
+        why = f": {self.cluster.away}" if self.cluster.away else ""
+        return f"the Dask scheduler at {self.cluster.address} is not reached{why}"
+
     def ready(self, running: int) -> bool:
         """Whether a worker is free. Where none is at all, one job may ask for it, so that clusters that grow
         by need do.

@@ -30,6 +30,10 @@ class Executor(Protocol):
     def fetches(self) -> bool:
         """It fetches sources itself, by `address`; else they must lie on this machine before."""
 
+    @property
+    def away(self) -> str:
+        """Why nothing can be begun for now; empty when it can."""
+
     def folder(self, job: str) -> Path:
         """The work folder of a job on this machine."""
 

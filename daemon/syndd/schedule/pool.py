@@ -97,6 +97,11 @@ class Pool:
         for left in self.work.iterdir():
             remove(left)
 
+    @property
+    def away(self) -> str:
+        """This machine is always here."""
+        return ""
+
     def ready(self, running: int) -> bool:
         """This machine is always here; how many it runs is a limit of the kind."""
         del running

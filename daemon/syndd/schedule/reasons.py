@@ -6,7 +6,8 @@ For `synd why`. Leaves the rows to `synd.jobs`, and what the file itself is to `
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from synd.clock import format_time
@@ -51,13 +52,17 @@ def _entities(job: Job) -> Collection[object]:
 
 
 def why_job(
-    job: Job, lookup: Lookup, paused: Collection[str], now_ns: int | None = None
+    job: Job,
+    lookup: Lookup,
+    paused: Collection[str],
+    now_ns: int | None = None,
+    away: Mapping[str, str] = MappingProxyType({}),
 ) -> contract.WhyJob:
-    """One job's state, its reason, and what to do."""
+    """One job's state, its reason, and what to do. `away`: kinds of which none can be begun, and why."""
     now = time.time_ns() if now_ns is None else now_ns
     match job.state:
         case JobState.PENDING:
-            reason, mend = _waits(job, lookup, paused, now)
+            reason, mend = _waits(job, lookup, paused, now, away.get(job.kind, ""))
         case JobState.RUNNING:
             reason, mend = _runs(job), ""
         case JobState.FAILED:
@@ -74,7 +79,9 @@ def why_job(
     }  # fmt: skip
 
 
-def _waits(job: Job, lookup: Lookup, paused: Collection[str], now_ns: int) -> tuple[str, str]:
+def _waits(
+    job: Job, lookup: Lookup, paused: Collection[str], now_ns: int, away: str
+) -> tuple[str, str]:
     if job.kind in paused:
         return f"{job.kind} jobs are paused", f"`synd jobs resume {job.kind}`"
     if job.waits:
@@ -84,6 +91,8 @@ def _waits(job: Job, lookup: Lookup, paused: Collection[str], now_ns: int) -> tu
         at = format_time(job.not_before_ns)
         before = _before(job, lookup)
         return f"it is tried again at {at}{before}", f"`synd cancel {job.id}` gives it up"
+    if away:
+        return away, "it is begun as soon as that has ended"
     mine = (job.priority, job.created_ns, job.id)
     ahead = sum(
         (one.priority, one.created_ns, one.id) < mine and one.waits == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import cast
 
 from synd.clock import format_time
@@ -25,7 +25,16 @@ BOUND = 10_000
 class JobShowing:
     """Answers about jobs. On the loop."""
 
-    def __init__(self, queue: Queue, dispatcher: Dispatcher, logs: JobLogs | None = None) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        dispatcher: Dispatcher,
+        logs: JobLogs | None = None,
+        *,
+        away: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`away`: kinds of which none can be begun just now, and why."""
+        self._away = away
         self._queue = queue
         self._lookup: Lookup = queue
         self._dispatcher = dispatcher
@@ -49,7 +58,8 @@ class JobShowing:
     def why(self, row: Row) -> Sequence[contract.WhyJob]:
         """The jobs of a file that are not done, and why. Any thread. Cost: a look at all jobs."""
         paused = self._queue.paused()
-        return [why_job(job, self._lookup, paused) for job in jobs_of(self._lookup, row)]
+        away = self._away()
+        return [why_job(job, self._lookup, paused, away=away) for job in jobs_of(self._lookup, row)]
 
     def state(self) -> contract.QueueState:
         return {"paused": sorted(self._queue.paused()), "counts": self._lookup.count()}

@@ -612,7 +612,7 @@ class TestRemoteChanges:
             told = world.status()["freshness"]
             return (
                 told["setting_s"] == 1
-                and told["watched"] >= 2
+                and told["watched"] >= 1
                 and told["oldest_s"] is not None
                 and told["oldest_s"] <= told["bound_s"] + 5
             )

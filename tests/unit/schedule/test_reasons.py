@@ -120,6 +120,19 @@ class TestWaiting:
             found["reason"], found["mend"],
         )  # fmt: skip
 
+    def test_job_when_its_executor_is_away_says_what_is_not_reached(self, queue, clock):
+        """Before the count of those ahead, which would say nothing."""
+        claim(queue, clock, 1)
+        job = claim(queue, clock)
+        found = why_job(
+            job, queue, (), clock.now_ns(), {"preprocess": "the scheduler is not reached"}
+        )
+        other = why_job(job, queue, (), clock.now_ns(), {"upload": "the scheduler is not reached"})
+
+        assert "the scheduler is not reached" == found["reason"]
+        assert "as soon as" in found["mend"]
+        assert "1 before it" in other["reason"]
+
     def test_job_after_another_names_it(self, queue, clock):
         """To look at."""
         first = claim(queue, clock, 1)
