@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks import (
     cold,
     complete,
+    grids,
     listing,
     many,
     partial,
@@ -50,6 +51,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "jobs": queueing.queued,
     "preprocess": preprocess.pipelines,
     "regions": preprocess.regions,
+    "grid-decode": grids.decode,
+    "grid-patches": grids.patches,
 }
 HEADS = ("measure", "synd", "peer", "ratio (min–max)", "target", "met")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"

@@ -13,12 +13,16 @@ FLOORS = [
         "synd.digest",
         "synd.ranges",
         "synd.retry",
+        "synd.validation",
+        # The document alone, which the local registry keeps and clients read.
+        "synd.grid.crdt",
         "synd.config",
         "synd.log",
     ],
     ["synd.client", "synd.store", "synd.cache", "synd.registry"],
     ["synd.jobs"],
     ["synd.mirror", "synd.grid", "synd.runs", "synd.processors"],
+    ["synd.curation"],
     ["synd.control"],
     ["synd.testing", "synd.cli"],
     [
@@ -40,13 +44,14 @@ FLOORS = [
         "syndd.states",
         "syndd.edits",
         "syndd.artifacts",
+        "syndd.curating",
         "syndd.promises",
         "syndd.answers",
         "syndd.app",
         "syndd.__main__",
     ],
 ]
-SINGLE = {0, 1, 6, 9}
+SINGLE = {0, 1, 7, 10}
 """Floors of single modules, which may use their neighbours; on the others, rooms stand side by side."""
 
 MODULES = modules()
