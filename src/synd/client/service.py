@@ -17,7 +17,10 @@ from synd.client.activities import ActivityCalls
 from synd.client.asyncjobs import run_job
 from synd.client.changes import ChangeCalls
 from synd.client.credentials import Endpoints, Token, endpoints, find_token
+from synd.client.curation import CurationCalls
 from synd.client.files import FileCalls
+from synd.client.grids import GridCalls
+from synd.client.schemas import SchemaCalls
 from synd.client.tables import TableCalls
 from synd.client.throttle import Limits
 from synd.client.transfer import Downloader
@@ -33,7 +36,16 @@ R = TypeVar("R")
 _JOB_S = 600.0
 
 
-class SynapseClient(ChangeCalls, UploadCalls, TableCalls, FileCalls, ActivityCalls):
+class SynapseClient(
+    ChangeCalls,
+    UploadCalls,
+    TableCalls,
+    FileCalls,
+    ActivityCalls,
+    GridCalls,
+    SchemaCalls,
+    CurationCalls,
+):
     """A Synapse-compatible service over HTTP. Without a token it asks as nobody: public data only."""
 
     def __init__(

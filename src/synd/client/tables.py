@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
@@ -14,10 +13,11 @@ from synd.client.asyncjobs import run_job
 from synd.client.entities import EntityCalls
 from synd.client.files import file_batch
 from synd.client.remote import ViewRow
+from synd.client.saving import save
 from synd.client.transfer import Downloader
 from synd.client.transport import Transport
 from synd.clock import Deadline
-from synd.errors import DeadlineExceeded, Exists, Forbidden, NotFound, NotSupported, ProtocolError
+from synd.errors import Exists, Forbidden, NotFound, NotSupported, ProtocolError
 from synd.ids import EntityId, syn
 from synd.model import FileRef, Kind, Presigned
 
@@ -154,45 +154,14 @@ class TableCalls(EntityCalls):
 
     async def _download(self, ref: FileRef, fd: int, deadline: Deadline) -> None:
         """Puts the bytes of a table's file into an open file."""
-        loop = asyncio.get_running_loop()
-        stop = False
         found = await self._presign_table(ref, deadline)
         size = found.file.size if found.file is not None else None
         first = [found]
-        # The thread may outlive a cancelled caller by a moment; the number of a descriptor that it
-        # does not own could by then belong to another file.
-        own = os.dup(fd)
 
-        def url(fresh: bool) -> str:
-            if first and not fresh:
-                return _url_of(first[0])
-            first.clear()
-            asked = asyncio.run_coroutine_threadsafe(self._presign_table(ref, deadline), loop)
-            try:
-                first.append(asked.result(deadline.left_s() + 1))
-            except TimeoutError as error:
-                raise DeadlineExceeded(
-                    f"{deadline.what} took longer than {deadline.total_s:g} s"
-                ) from error
-            return _url_of(first[0])
+        async def url() -> str:
+            return _url_of(first.pop() if first else await self._presign_table(ref, deadline))
 
-        def work() -> None:
-            try:
-                self._downloader.resume(
-                    url,
-                    0,
-                    size,
-                    lambda offset, piece: os.pwrite(own, piece, offset),
-                    deadline=deadline,
-                    cancelled=lambda: stop,
-                )
-            finally:
-                os.close(own)
-
-        try:
-            await asyncio.to_thread(work)
-        finally:
-            stop = True
+        await save(self._downloader, url, fd, deadline, size=size)
 
     async def _presign_table(self, ref: FileRef, deadline: Deadline) -> Presigned:
         found = await file_batch(self._transport, [ref], kind="TableEntity", deadline=deadline)

@@ -72,6 +72,9 @@ _URLS_MAX: Final = 128
 _URLS_LIFE_S: Final = 600.0
 """URLs live for 15 minutes from when they were made there."""
 
+_OWN: Final = Destination("S3UploadDestination", None)
+"""The service's own storage, which is what it takes where none is named."""
+
 _DESTINATION_S: Final = 300.0
 _STEP_S: Final = 300.0
 """Most of it may be spent waiting for a turn, when many uploads share the service's limits."""
@@ -124,11 +127,11 @@ class Uploader:
     async def upload(
         self,
         content: Outgoing,
-        parent: EntityId,
+        parent: EntityId | None,
         progress: Callable[[int], object] | None,
         deadline: Deadline | None,
     ) -> FileHandleId:
-        """`Remote.upload`."""
+        """`Remote.upload`. Without a parent: into the service's own storage."""
         content = content._replace(name=check_entity_name(content.name))
         if content.size < 1:
             raise UsageError("the service keeps no empty files", path=str(content.path))
@@ -137,7 +140,7 @@ class Uploader:
         )
         source = Source(content)
         try:
-            place = await self._destination(parent)
+            place = _OWN if parent is None else await self._destination(parent)
             if content.size >= ASK_FROM:
                 handle = await self._copy(content, place, deadline)
                 if handle is not None:

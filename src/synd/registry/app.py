@@ -16,6 +16,7 @@ from typing import Any
 
 from synd.registry.access import Caller
 from synd.registry.faults import Action, Fault
+from synd.registry.grids.socket import grid_socket
 from synd.registry.routes import all_routes
 from synd.registry.service import ANONYMOUS, Registry
 from synd.registry.web import RefusedError, Reply, Request, Router, to_json
@@ -55,8 +56,7 @@ class App:
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
+            await grid_socket(self.registry, scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         registry = self.registry

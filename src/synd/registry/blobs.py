@@ -24,6 +24,8 @@ from urllib.parse import quote, unquote
 from synd.ids import Md5
 
 EMPTY_MD5 = Md5("d41d8cd98f00b204e9800998ecf8427e")
+SOCKET_PATH = "/grid/socket"
+"""Where grids are spoken to by WebSocket."""
 PART_URL_S = 900
 """Life of a part's upload URL (synapse-rest.md 4.3)."""
 
@@ -192,6 +194,23 @@ class Presigner:
     def put_part(self, upload: int, number: int, now_s: int) -> str:
         target = self._dated(f"/part/{upload}/{number}?", PART_URL_S, now_s)
         return f"{self.base}{target}&X-Amz-Signature={self._sign('PUT', target)}"
+
+    def socket(self, base: str, query: str, now_s: int, ttl_s: int) -> str:
+        """The URL of a grid's socket, for `query` alone. `base` is scheme, host and port."""
+        target = self._dated(f"{SOCKET_PATH}?{query}&", ttl_s, now_s)
+        return f"{base}{target}&X-Amz-Signature={self._sign('SOCKET', target)}"
+
+    def check_socket(self, target: str, now_s: float) -> dict[str, str]:
+        """The query of a socket's URL. Raises BadUrlError 403."""
+        signed, mark, signature = target.rpartition("&X-Amz-Signature=")
+        if not mark or not hmac.compare_digest(self._sign("SOCKET", signed), signature):
+            raise BadUrlError(
+                403, "SignatureDoesNotMatch", "The signature does not match the request."
+            )
+        values = dict(pair.partition("=")[::2] for pair in signed.partition("?")[2].split("&"))
+        if now_s >= _epoch(values["X-Amz-Date"]) + int(values["X-Amz-Expires"]):
+            raise BadUrlError(403, "AccessDenied", "Signature expired")
+        return values
 
     def check(self, method: str, target: str, now_s: float) -> BlobUrl | PartUrl:
         """What the URL allows. `target` is path and query as they came. Raises BadUrlError."""

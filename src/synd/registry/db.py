@@ -23,7 +23,7 @@ from typing import Any
 from synd.errors import StoreError
 from synd.registry import kinds
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 DEFAULT_USER = "synd"
 ALL_SCOPES = "view,download,modify,authorize"
 
@@ -64,6 +64,10 @@ class Database:
             if not known:
                 _create(tx)
             version = self.meta("schema")
+            if version == "1":
+                _run(tx, "curation.sql")
+                tx.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+                version = "2"
             if version != SCHEMA_VERSION:
                 raise StoreError(
                     f"{self.path} has schema {version}, this program knows {SCHEMA_VERSION}",
@@ -128,9 +132,8 @@ class Database:
 
 
 def _create(tx: sqlite3.Connection) -> None:
-    script = files("synd.registry").joinpath("schema.sql").read_text()
-    for statement in _statements(script):
-        tx.execute(statement)
+    _run(tx, "schema.sql")
+    _run(tx, "curation.sql")
     now = now_ns()
     tx.executemany(
         "INSERT INTO meta VALUES (?, ?)",
@@ -159,6 +162,11 @@ def _create(tx: sqlite3.Connection) -> None:
     tx.execute(
         "UPDATE sqlite_sequence SET seq = ? WHERE name = 'entity'", (kinds.FIRST_ENTITY - 1,)
     )
+
+
+def _run(tx: sqlite3.Connection, name: str) -> None:
+    for statement in _statements(files("synd.registry").joinpath(name).read_text()):
+        tx.execute(statement)
 
 
 def _statements(script: str) -> Iterator[str]:

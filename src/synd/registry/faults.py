@@ -1,5 +1,8 @@
 """Trouble on request: latency, bandwidth, throttling, and single failures at chosen requests.
 
+A grid's socket asks for its handshake as GET /grid/socket?…, and for each of its messages as WS /grid/socket/NAME
+with NAME one of connected, synchronize-clock, patch, ping, new-patch.
+
 Tests and benchmarks meet a realistic remote this way. Rules are matched by the REST side (an event loop) and
 by the byte server (threads) alike, so the book has a lock; both carry out what `Fault` says themselves.
 """
@@ -34,6 +37,8 @@ class Action(StrEnum):
     """Wait `seconds`, then handle the request."""
     EXPIRE = "expire"
     """Answer a presigned URL as if its time were over (403)."""
+    SILENT = "silent"
+    """A grid's socket (method WS) stays open and says nothing any more."""
     ADD_FAILED = "add-failed"
     """Answer the adding of an upload's part with ADD_FAILED; the part is not added."""
 

@@ -124,7 +124,11 @@ def _serve_rest(registry: Registry, listener: socket.socket, ready: Callable[[],
         App(registry),
         http=_Protocol,
         loop="asyncio",
-        ws="none",
+        ws="websockets-sansio",
+        # The service's gateway answers protocol pings and sends none of its own.
+        ws_ping_interval=None,
+        ws_max_size=1 << 20,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -134,6 +138,8 @@ def _serve_rest(registry: Registry, listener: socket.socket, ready: Callable[[],
         timeout_graceful_shutdown=STOP_GRACE_S,
         backlog=512,
     )
+    # Its INFO lines hold the whole query of a socket's URL, which is a secret.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = _Server(config, ready)
 
     def stop(number: int, _frame: Any) -> None:

@@ -18,6 +18,7 @@ from synd.registry.faults import FaultBook, RequestLog, Throttle
 from synd.registry.web import RefusedError
 
 if TYPE_CHECKING:
+    from synd.registry.grids.sessions import Grids
     from synd.registry.jobs import Jobs
 
 log = logging.getLogger("synd.registry")
@@ -39,6 +40,10 @@ class Settings:
     throttle: bool = False
     url_ttl_s: int = 900
     """Life of a presigned download URL; the service's own is 30 s."""
+    grid_url_ttl_s: int = 900
+    """Life of a grid's WebSocket URL: it must be used before that; as the service's own."""
+    grid_halted: bool = False
+    """Grids start without validation (`POST /admin/grids` resumes it), so that tests meet pending rows."""
 
 
 class Tokens:
@@ -84,10 +89,12 @@ class Registry:
     jobs: Jobs = field(init=False)
     presigner: Presigner = field(init=False)
     """Its base is set by whoever runs the byte server."""
+    grids: Grids = field(init=False)
     page_hints: dict[tuple[object, ...], tuple[object, int]] = field(default_factory=dict)
     """Where the next page of a listing starts (`routes/children.py`)."""
 
     def __post_init__(self) -> None:
+        from synd.registry.grids.sessions import Grids
         from synd.registry.jobs import Jobs
 
         self.tokens = Tokens(self.db)
@@ -96,8 +103,10 @@ class Registry:
         if secret is None:
             raise StoreError(f"{self.db.path} holds no URL secret")
         self.presigner = Presigner(secret, "", self.settings.url_ttl_s)
+        self.grids = Grids(self)
 
     def close(self) -> None:
+        self.grids.close()
         self.pool.shutdown(wait=True, cancel_futures=True)
         self.db.close()
 

@@ -331,7 +331,7 @@ def csv_changes(
     body: dict[str, Json],
 ) -> Iterator[Change]:
     """The changes that an uploaded CSV asks for. Raises RefusedError 400."""
-    reader = csv.reader(text, **_dialect(descriptor), strict=False)
+    reader = csv.reader(text, **csv_dialect(descriptor), strict=False)
     for _ in range(int(body.get("linesToSkip") or 0)):
         next(reader, None)
     by_name = {model["name"]: model for model in models}
@@ -370,7 +370,7 @@ def csv_changes(
         )  # fmt: skip
 
 
-def _dialect(descriptor: dict[str, Json]) -> dict[str, Any]:
+def csv_dialect(descriptor: dict[str, Json]) -> dict[str, Any]:
     """Csv's options for a CsvTableDescriptor, reading and writing."""
     return {
         "delimiter": descriptor.get("separator") or ",",
@@ -381,7 +381,7 @@ def _dialect(descriptor: dict[str, Json]) -> dict[str, Any]:
 
 
 def csv_writer(out: Any, descriptor: dict[str, Json]) -> Any:
-    options = _dialect(descriptor)
+    options = csv_dialect(descriptor)
     return csv.writer(
         out,
         **{**options, "doublequote": False},

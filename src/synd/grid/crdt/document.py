@@ -174,15 +174,22 @@ class GridDocument:
                         found[index] = name
         return list(found.items())
 
-    def rows(self) -> Iterator[RowNode]:
-        """Live rows in order. Cost: about thirty microseconds each, cells not counted."""
+    def rows(self, skip: int = 0) -> Iterator[RowNode]:
+        """Live rows in order, without the first `skip`. Cost: about thirty microseconds each, cells not counted;
+        those that are skipped cost nothing to speak of.
+        """
         rows = self._part("rows", Seq)
         if rows is None:
             return
         # One for all rows, so that a hostile document has one bound for all of them.
         viewer = self.replica.viewer()
         for chunk in rows.rga:
-            for place, key in enumerate(chunk.data or ()):
+            data = chunk.data or ()
+            if skip >= len(data):
+                skip -= len(data)
+                continue
+            first, skip = skip, 0
+            for place, key in enumerate(data[first:], start=first):
                 row = self._row(Timestamp(chunk.sid, chunk.time + place), key, viewer)
                 if row is not None:
                     yield row

@@ -21,10 +21,13 @@ def all_routes() -> list[Callable[[Router], None]]:
         bundles,
         children,
         columns,
+        curation,
         entities,
         filehandles,
+        grids,
         multipart,
         projects,
+        schemas,
         start,
         storage,
         tables,
@@ -36,6 +39,7 @@ def all_routes() -> list[Callable[[Router], None]]:
 
     resources = (
         start, users, tokens, entities, bundles, children, annotations, access, projects, trash,
-        filehandles, multipart, storage, activities, asyncjobs, columns, tables, wikis, admin,
+        filehandles, multipart, storage, activities, asyncjobs, columns, tables, wikis, schemas,
+        curation, grids, admin,
     )  # fmt: skip
     return [resource.add for resource in resources]

@@ -7,6 +7,10 @@ Only the registry's owner may use it (a token of the first user with the scope `
     GET    /admin/requests   counters and the newest requests (?limit=, ?reset=true); DELETE resets
     POST   /admin/users      {"userName", "scopes"} → {"ownerId", "userName", "token"}
     POST   /admin/terms      {"entityId", "unmet": true | false}
+    POST   /admin/grids      {"halted": true | false, "pauseSeconds", "shape", "urlSeconds"}: of all grids, whether
+                             rows are validated, the wait before each batch of them, how answers spell patches
+                             (patches, patch, bare), the life of socket URLs; answers with the state, as GET does
+    POST   /admin/grids/{id}/snapshot   makes a snapshot of that session now
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from synd.errors import UsageError
 from synd.registry import access
 from synd.registry.db import add_token, add_user
 from synd.registry.entities import parse_id
+from synd.registry.grids import sessions
 from synd.registry.routes.tokens import check_scopes
 from synd.registry.web import NO_CONTENT, Reply, Request, Router, bad, created, ok, taken
 
@@ -81,6 +86,19 @@ def _terms(request: Request) -> Reply:
     return NO_CONTENT
 
 
+def _control_grids(request: Request) -> Reply:
+    body = request.json() if request.method == "POST" else {}
+    return ok(request.registry.grids.control(body))
+
+
+def _snapshot_grid(request: Request) -> Reply:
+    registry = request.registry
+    row = sessions.need(registry.db, request.args["id"], request.caller)
+    with registry.grids.use(row.id) as live:
+        live.make_snapshot()
+    return NO_CONTENT
+
+
 def add(router: Router) -> None:
     router.add("POST", "/admin/faults", _add_faults, scope="admin")
     router.add("GET", "/admin/faults", _list_faults, scope="admin")
@@ -89,3 +107,6 @@ def add(router: Router) -> None:
     router.add("DELETE", "/admin/requests", _reset_requests, scope="admin")
     router.add("POST", "/admin/users", _add_user, scope="admin")
     router.add("POST", "/admin/terms", _terms, scope="admin")
+    router.add("GET", "/admin/grids", _control_grids, scope="admin")
+    router.add("POST", "/admin/grids", _control_grids, scope="admin")
+    router.add("POST", "/admin/grids/{id}/snapshot", _snapshot_grid, scope="admin", slow=True)

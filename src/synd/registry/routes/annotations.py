@@ -9,6 +9,7 @@ import sqlite3
 
 from synd.ids import syn
 from synd.registry import access, entities
+from synd.registry.db import Database
 from synd.registry.entities import EntityRow, VersionRow, get, get_version, parse_id
 from synd.registry.routes.entities import version_arg
 from synd.registry.web import Json, Reply, Request, Router, bad, ok, stale
@@ -112,19 +113,23 @@ def _derived(_: Request) -> Reply:
 
 def _flat(request: Request) -> Reply:
     """Entity and annotations as one flat object: single values bare, several as a list."""
-    from synd.registry.routes.entities import entity_json
-
     db = request.registry.db
     entity = parse_id(request.args["id"])
     access.need(db, entity, request.caller, access.READ)
     row = get(db, entity)
     number = version_arg(request) if "version" in request.args else row.current
-    version = get_version(db, entity, number)
-    flat = entity_json(db, entity, number)
+    return ok(flat_json(db, row, get_version(db, entity, number)))
+
+
+def flat_json(db: Database, row: EntityRow, version: VersionRow) -> dict[str, Json]:
+    """An entity and its annotations as one flat object: what a JSON schema is held against."""
+    from synd.registry.routes.entities import entity_json
+
+    flat: dict[str, Json] = entity_json(db, row.id, version.number)
     for key, part in json.loads(version.annotations or "{}").items():
         values = [_typed(part["type"], value) for value in part["value"]]
         flat.setdefault(key, values[0] if len(values) == 1 else values)
-    return ok(flat)
+    return flat
 
 
 def _typed(kind: str, value: str) -> Json:

@@ -33,6 +33,17 @@ def elsewhere(patches, replica=None):
     return other.view()
 
 
+@pytest.mark.parametrize("skip", range(7))
+def test_rows_after_some_always_are_the_rest(skip):
+    """Deleted rows are not counted, nor are they in the way."""
+    author = grid(rows=[(str(n), n) for n in range(6)])
+    everyone = rows(author)
+    author.delete_rows([everyone[1].element_id, everyone[4].element_id])
+    left = [everyone[n].row_id for n in (0, 2, 3, 5)]
+
+    assert left[skip:] == [row.row_id for row in author.document.rows(skip)]
+
+
 def test_new_grid_always_is_the_services_patch():
     """Byte for byte what the service writes for a new document (case 34)."""
     wanted = gridcases.patches("34_grid_patches_only")[0]
