@@ -26,6 +26,7 @@ from benchmarks import (
     queueing,
     sending,
     small,
+    validation,
     writing,
 )
 from benchmarks.harness import Benchmark, Row, SkippedError, load, machine, world
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "regions": preprocess.regions,
     "grid-decode": grids.decode,
     "grid-patches": grids.patches,
+    "grid-validate": validation.unchanged,
 }
 HEADS = ("measure", "synd", "peer", "ratio (min–max)", "target", "met")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"

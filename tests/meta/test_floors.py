@@ -45,6 +45,7 @@ FLOORS = [
         "syndd.edits",
         "syndd.artifacts",
         "syndd.curating",
+        "syndd.savedrows",
         "syndd.promises",
         "syndd.answers",
         "syndd.app",

@@ -20,11 +20,13 @@ from synd.cli import (
     completion,
     config,
     conflicts,
+    curate,
     demo,
     diff,
     doctor,
     down,
     events,
+    grid,
     info,
     jobs,
     login,
@@ -54,7 +56,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes follow sysexits.h: 0 done, 64 usage, 66 not found, 69 not running or not "
+    epilog="Exit codes follow sysexits.h: 0 done, 64 usage, 65 data, 66 not found, 69 not running or not "
     "reachable, 75 try again later, 77 not allowed, 78 configuration.",
 )
 
@@ -84,6 +86,8 @@ for module in (
     *(prefetch, prepare, url, cache, jobs, login, config),
 ):
     module.register(app)
+app.add_typer(grid.app, name="grid", rich_help_panel="Curation")
+app.add_typer(curate.app, name="curate", rich_help_panel="Curation")
 app.add_typer(local_registry.app, name="registry", rich_help_panel="Local registry")
 demo.register(app)
 doctor.register(app)

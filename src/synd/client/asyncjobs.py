@@ -36,14 +36,21 @@ async def run_job(
     service: str = "repo",
     entity: str | None = None,
     progress: Callable[[JobProgress], object] | None = None,
+    replay: bool = True,
 ) -> wire.Json:
     """The result of the job that ``POST {path}/async/start`` begins, as JSON.
 
-    Polls at a growing interval. Raises what the job failed with, and DeadlineExceeded; a job given up
+    Polls at a growing interval. `replay`: whether it may be begun again when the answer to its start was lost. Raises what the job failed with, and DeadlineExceeded; a job given up
     goes on there and comes to nothing here.
     """
     started = await transport.json(
-        "POST", f"{path}/async/start", body, service=service, deadline=deadline, entity=entity
+        "POST",
+        f"{path}/async/start",
+        body,
+        service=service,
+        deadline=deadline,
+        entity=entity,
+        replay=replay,
     )
     token = wire.job_token(started)
     wait_s = _FIRST_LOCAL_S if transport.endpoints.is_loopback else _FIRST_S

@@ -8,7 +8,7 @@ from synd.client import once, wire_grids
 from synd.client.transport import Transport
 from synd.client.wire_grids import CurationTask
 from synd.clock import Deadline
-from synd.errors import Exists, UsageError
+from synd.errors import Exists, ProtocolError, UsageError
 from synd.ids import EntityId, syn
 
 _PAGES: Final = 1000
@@ -34,8 +34,8 @@ class CurationCalls:
             )
             found += page
             if not token:
-                break
-        return found
+                return found
+        raise ProtocolError("the service's list of curation tasks has no end")
 
     async def curation_task(self, task: int, *, deadline: Deadline | None = None) -> CurationTask:
         """One task. Raises NotFound."""

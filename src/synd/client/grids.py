@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
+import re
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,13 +39,20 @@ from synd.errors import (
     IntegrityError,
     NotFound,
     NotSupported,
+    Offline,
     ProtocolError,
+    RemoteUnavailable,
     UsageError,
 )
 from synd.ids import EntityId, FileHandleId, Version, syn
+from synd.model import Entity
 from synd.paths import check_entity_name
 
 _JOB_S: Final = 600.0
+_LOOK_S: Final = 3.0
+_LOOK_EVERY_S: Final = 0.2
+"""How long, and how often, a version is looked for that an export without an answer may have made."""
+_SESSION: Final = re.compile(r"[A-Za-z0-9_=-]+")
 _PAGES: Final = 1000
 """No list of sessions is longer; a service that repeats itself must not hold us for ever."""
 
@@ -98,8 +106,8 @@ class GridCalls(EntityCalls):
             )
             found += page
             if not token:
-                break
-        return found
+                return found
+        raise ProtocolError("the service's list of grid sessions has no end")
 
     async def delete_grid(self, session: str, *, deadline: Deadline | None = None) -> None:
         """Ends a session: what was not exported from it is gone. Raises NotFound."""
@@ -191,14 +199,45 @@ class GridCalls(EntityCalls):
         progress: Progress | None = None,
         deadline: Deadline | None = None,
     ) -> GridExport:
-        """Makes the grid a new version of its record set. Valid or not: who asks has looked before."""
-        answer = await self._grid_job(
-            "/grid/export/recordset",
-            wire_grids.export_request(session),
-            deadline or Deadline.after(_JOB_S, "exporting the grid"),
-            progress,
-        )
+        """Makes the grid a new version of its record set. Valid or not: who asks has looked before.
+
+        It is begun once: two would be two versions. If an answer is lost, the record set tells whether it was made
+        (then without counts). Raises UsageError for a grid of something else; RemoteUnavailable also when nobody
+        can tell.
+        """
+        deadline = deadline or Deadline.after(_JOB_S, "exporting the grid")
+        source = (await self.grid_session(session, deadline=deadline)).source
+        before = None if source is None else await self.entity(source, deadline=deadline)
+        try:
+            answer = await run_job(
+                self._transport,
+                "/grid/export/recordset",
+                wire_grids.export_request(session),
+                deadline=deadline,
+                progress=progress,
+                replay=False,
+            )
+        except Offline:
+            raise
+        except RemoteUnavailable as error:
+            made = None if before is None else await self._version_after(before, deadline)
+            if made is None:
+                where = f"the versions of {syn(source)}" if source else "its source"
+                error.hint = f"it may have been exported all the same: look at {where} first"
+                raise
+            return made
         return wire_grids.export_result(answer)
+
+    async def _version_after(self, before: Entity, deadline: Deadline) -> GridExport | None:
+        """The export that made a version after `before`; None when none comes in a while."""
+        until = deadline.clock.monotonic() + min(_LOOK_S, deadline.left_s())
+        while True:
+            now = await self.entity(before.id, deadline=deadline)
+            if now.version != before.version:
+                return GridExport(before.id, now.version, None, None, None, None, None)
+            if deadline.clock.monotonic() >= until:
+                return None
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def query_grid(
         self,
@@ -283,17 +322,16 @@ class GridCalls(EntityCalls):
             )
 
         # Beside the target, so that taking its place is one rename.
-        fd, aside = tempfile.mkstemp(prefix=f".{to.name}.", dir=to.parent)
+        aside = to.with_name(f".synd-{secrets.token_hex(6)}")
+        fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             try:
                 await save(self._downloader, url, fd, deadline, size=size)
                 got = os.fstat(fd).st_size
-                if md5 is not None and md5_of_fd(fd) != md5:
+                if md5 is not None and await asyncio.to_thread(md5_of_fd, fd) != md5:
                     raise IntegrityError(f"file handle {handle} came with other bytes than its md5")
             finally:
                 os.close(fd)
-            # mkstemp's are the owner's alone; a file that was asked for has the usual mode.
-            os.chmod(aside, 0o666 & ~_umask())
             os.replace(aside, to)
         except BaseException:
             with suppress(FileNotFoundError):
@@ -313,7 +351,7 @@ class GridCalls(EntityCalls):
     ) -> RecordSet:
         """A new record set of an uploaded CSV. `upsert_key`: columns by which a row is known again.
 
-        Raises Exists, NotFound, Forbidden.
+        One of that name with the same bytes and key is that record set. Raises Exists, NotFound, Forbidden.
         """
         body = wire_grids.new_record_set(
             parent, check_entity_name(name), handle, upsert_key, csv or CsvFormat()
@@ -323,25 +361,22 @@ class GridCalls(EntityCalls):
                 "POST", "/entity", body, deadline=deadline, entity=syn(parent)
             )
         except Exists:
-            made = await self._record_set_of(parent, name, handle, deadline)
-            if made is None:
+            # By the try whose answer was lost, or by us before a later step failed.
+            made = await self._named_record_set(parent, name, deadline)
+            if made is None or (made.handle, made.upsert_key) != (handle, tuple(upsert_key)):
                 raise
             return made
         return wire_grids.record_set(answer)
 
-    async def _record_set_of(
-        self, parent: EntityId, name: str, handle: FileHandleId, deadline: Deadline | None
+    async def _named_record_set(
+        self, parent: EntityId, name: str, deadline: Deadline | None
     ) -> RecordSet | None:
-        """The record set of that name if it holds those bytes: the one whose answer was lost."""
+        """The record set of that name; None when something else has it."""
         found = await self.find_child(parent, name, deadline=deadline)
-        if found is None:
-            return None
         try:
-            made = await self.record_set(found, deadline=deadline)
+            return None if found is None else await self.record_set(found, deadline=deadline)
         except ProtocolError:
-            # Something else has the name.
             return None
-        return made if made.handle == handle else None
 
     async def record_set(
         self, entity: EntityId, version: Version | None = None, *, deadline: Deadline | None = None
@@ -361,8 +396,8 @@ class GridCalls(EntityCalls):
 
 
 def _id(session: str) -> str:
-    """A session's id, which stands in a path: letters, digits and dashes only. Raises UsageError."""
-    if not session or not all(c.isalnum() or c in "-_=" for c in session):
+    """A session's id, which stands in a path. Raises UsageError."""
+    if not _SESSION.fullmatch(session):
         raise UsageError(
             f"{session!r} is no grid session", hint="`synd grid list` shows the sessions"
         )
@@ -377,9 +412,3 @@ def _outgoing(path: Path, name: str, content_type: str) -> Outgoing:
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
     return Outgoing(path, size, md5, check_entity_name(name), content_type)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

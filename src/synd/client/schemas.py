@@ -11,7 +11,7 @@ from synd.client.asyncjobs import run_job
 from synd.client.transport import Transport
 from synd.client.wire_grids import SchemaVersion
 from synd.clock import Deadline
-from synd.errors import NotFound
+from synd.errors import NotFound, ProtocolError
 from synd.ids import EntityId, syn
 
 _JOB_S: Final = 300.0
@@ -70,8 +70,8 @@ class SchemaCalls:
             )
             found += page
             if not token:
-                break
-        return found
+                return found
+        raise ProtocolError("the service's list of versions has no end")
 
     async def validation_schema(
         self, uri: str, *, deadline: Deadline | None = None

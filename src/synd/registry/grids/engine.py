@@ -16,14 +16,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from synd.errors import UsageError
 from synd.grid.crdt import UNDEFINED, Replica
 from synd.grid.crdt.author import Author
 from synd.grid.crdt.document import GridDocument, RowNode
 from synd.registry import schemas
 from synd.registry.db import now_ns
 from synd.registry.grids import sessions
-from synd.registry.grids.validate import BATCH_ROWS, Checker
+from synd.registry.grids.validate import BATCH_ROWS
 from synd.registry.web import Json, RefusedError, missing
+from synd.validation import Checker
 
 if TYPE_CHECKING:
     from synd.registry.service import Registry
@@ -322,7 +324,7 @@ class LiveGrid:
         self._registry.grids.worker.add(self.grid)
 
     def checker_of_schema(self) -> Checker | None:
-        """The schema bound to the session, compiled; None without one, or when it is gone."""
+        """The schema bound to the session, compiled; None without one, or when it is gone or no schema."""
         with self.lock:
             if self.checker is None:
                 db = self._registry.db
@@ -333,6 +335,9 @@ class LiveGrid:
                     self.checker = Checker(schemas.validation_schema(db, uri))
                 except RefusedError as error:
                     log.info("grid.schema_gone", extra={"fields": {"reason": error.reason}})
+                    return None
+                except UsageError as error:
+                    log.info("grid.schema_unusable", extra={"fields": {"reason": error.message}})
                     return None
             return self.checker
 
@@ -346,7 +351,12 @@ class LiveGrid:
             checker = self.checker_of_schema()
             if checker is not None:
                 self._find_pending()
-                stored = self._validate_some(checker)
+                try:
+                    stored = self._validate_some(checker)
+                except UsageError as error:
+                    # It refers to what is not there: no row can have a result, and all stay pending.
+                    log.info("grid.schema_unusable", extra={"fields": {"reason": error.message}})
+                    self._pending.clear()
             more = checker is not None and (bool(self._pending) or self._changed)
             if not more:
                 self._changed = self._force = False
@@ -368,11 +378,12 @@ class LiveGrid:
 
     def _validate_some(self, checker: Checker) -> bool:
         names = self.document.columns
+        some = [self._pending.popleft() for _ in range(min(BATCH_ROWS, len(self._pending)))]
+        # All results before the first is written: a schema that fails halfway leaves nothing half told.
+        results = [checker.check(row_json(row, names, checker.required)) for row in some]
         author = Author(self.replica, sessions.VALIDATOR, bound=None)
         made: list[Patch] = []
-        for _ in range(min(BATCH_ROWS, len(self._pending))):
-            row = self._pending.popleft()
-            result = checker.check(row_json(row, names, checker.required))
+        for row, result in zip(some, results, strict=True):
             made.extend(author.set_validation(row.row_id, result))
         rows = []
         for patch in joined(made):

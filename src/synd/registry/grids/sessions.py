@@ -140,10 +140,17 @@ def create(
             "INSERT INTO grid_session (session_id, etag, started_ns, started_by, modified_ns, owner,"
             " source_id, source_version, schema, mode, columns, last_client, last_service)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}', ?, ?)",
-            (secrets.token_urlsafe(9), new_etag(), now, caller.user, now, owner, source, version,
+            (_session_id(), new_etag(), now, caller.user, now, owner, source, version,
              schema, mode, FIRST_CLIENT - 1, VALIDATOR),
         )  # fmt: skip
     return int(cursor.lastrowid or 0)
+
+
+def _session_id() -> str:
+    """It stands in command lines, so it does not begin like an option."""
+    while (found := secrets.token_urlsafe(9)).startswith("-"):
+        pass
+    return found
 
 
 def change(db: Database, grid: int, **values: Any) -> None:

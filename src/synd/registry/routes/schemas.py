@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from synd.clock import format_time
+from synd.errors import UsageError
 from synd.ids import syn
 from synd.registry import access, kinds, schemas
 from synd.registry.db import Row, new_etag, now_ns
@@ -23,6 +24,7 @@ from synd.registry.web import (
     ok,
     stale,
 )
+from synd.validation import Checker
 
 _S = kinds.OSRM + "schema."
 _PAGE = 50
@@ -226,12 +228,13 @@ def _unbind(request: Request) -> Reply:
 
 def _results(request: Request, entity: int, schema: str) -> dict[str, Json]:
     """ValidationResults of an entity's annotations, computed as they are asked for."""
-    from synd.registry.grids.validate import Checker
-
     db = request.registry.db
     row = get(db, entity)
     flat = flat_json(db, row, get_version(db, entity, row.current))
-    found = Checker(schemas.validation_schema(db, schema)).check(flat)
+    try:
+        found = Checker(schemas.validation_schema(db, schema)).check(flat)
+    except UsageError as error:
+        raise bad(f"{schema}: {error.message}.") from error
     return {
         "objectId": syn(entity),
         "objectType": "entity",
