@@ -63,6 +63,7 @@ from synd.store.entities import Change
 from syndd.answers import Answers
 from syndd.artifacts import ReadyFiles
 from syndd.control.services import DaemonServices
+from syndd.curating import Curator
 from syndd.edits import Edits
 from syndd.lifecycle import Fail
 from syndd.mount.fdstore import FdStore, HolderStore, SystemdStore
@@ -249,6 +250,12 @@ class App:
                 delete_hold_count=config.delete_hold_count,
                 delete_hold_percent=config.delete_hold_percent,
                 delete_hold_window_s=config.delete_hold_window_s,
+            ),
+            curating=Curator(
+                self._client,
+                self._streams,
+                always=config.record_set_export == "always",
+                validation_s=config.validation_wait_s,
             ),
             on_event=self._of_push,
             on_names=self._fs.name_changed,
@@ -527,6 +534,9 @@ class App:
             self._edits.conflict_found(int(str(number)))
         else:
             self._edits.changed(int(str(number)) if number else 0)
+            row = self._overlay.locals.find(int(str(number))) if number else None
+            if row is not None and row.entity is not None:
+                self._fs.validated(row.entity)
 
     def _tell_names(self, changes: Sequence[Change]) -> None:
         for change in changes:

@@ -264,6 +264,8 @@ class Edits:
         seen = await self._seen(path)
         if seen.is_folder:
             raise UsageError(f"{path} is a folder: only files have versions", path=path)
+        if seen.row is not None and seen.row.kind == Kind.RECORD_SET:
+            raise UsageError(f"{path} is a record set: its versions have no comments", path=path)
 
         def write() -> Local:
             with self._overlay.change() as tx:

@@ -138,6 +138,18 @@ class Config:
             "doc": "When both sides changed: keep.both (a conflict copy), keep.local (ours becomes the newest version), overwrite.local (theirs; ours goes to the recovery area)"
         },
     )
+    record_set_export: str = field(
+        default="valid",
+        metadata={
+            "doc": "A saved record set becomes a version: valid (once all its rows are, or no schema is bound), or always"
+        },
+    )
+    validation_wait_s: float = field(
+        default=300.0,
+        metadata={
+            "doc": "So long a saved record set waits for the service to validate its rows, before it is tried again"
+        },
+    )
     versions: str = field(
         default="merged",
         metadata={
@@ -318,6 +330,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "transport": ("kernel", "libfuse"),
     "views": ("off", "use", "create"),
     "conflicts": ("keep.both", "keep.local", "overwrite.local"),
+    "record_set_export": ("valid", "always"),
     "versions": ("merged", "every"),
     "gtf": ("native", "gff3"),
     "tools": ("auto", "native", "builtin"),

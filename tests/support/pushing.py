@@ -17,6 +17,7 @@ from synd.clock import NS
 from synd.digest import md5_of_file
 from synd.ids import EntityId
 from synd.mirror.conflicts import Conflicts
+from synd.mirror.curating import Curating
 from synd.mirror.overlay import Delays, Overlay, Seen
 from synd.mirror.push import Pusher, PushSettings
 from synd.mirror.tree import Tree
@@ -82,9 +83,13 @@ class World:
         remote: FakeRemote,
         *,
         through: Remote | None = None,
+        curating: Curating | None = None,
         **settings: Any,
     ) -> None:
-        """`through`: the service as the pusher sees it, when that is not `remote` itself."""
+        """`through`: the service as the pusher sees it, when that is not `remote` itself. `curating` makes
+        versions of record sets.
+        """
+        self.curating = curating
         self.root = root
         self.remote = remote
         self.clock: FakeClock = remote.clock
@@ -109,7 +114,7 @@ class World:
     def new_pusher(self) -> Pusher:
         return Pusher(
             overlay=self.overlay, files=self.files, staging=self.staging, tree=self.tree,
-            remote=self.through, settings=self.settings, clock=self.clock,
+            remote=self.through, settings=self.settings, clock=self.clock, curating=self.curating,
             on_event=lambda kind, what: self.events.append((kind, what)),
             on_names=lambda folder, name: self.names.append((folder, name)),
         )  # fmt: skip

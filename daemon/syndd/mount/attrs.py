@@ -26,7 +26,6 @@ LINK_MODE = stat.S_IFLNK | 0o777
 CONTAINER_KINDS = frozenset(str(k) for k in CONTAINERS)
 BYTES_KINDS = frozenset({str(Kind.FILE), str(Kind.RECORD_SET)})
 _LINK = str(Kind.LINK)
-_FILE = str(Kind.FILE)
 
 
 def own_folder(node: int, ino: int, modified_ns: int) -> Attr:
@@ -56,7 +55,7 @@ def of_row(row: Row) -> Attr:
         size = len(f"[InternetShortcut]\nURL={row.url}\n".encode())
         return Attr(node, row.id, FIXED_MODE, size, at, at, 1, KNOWN_TTL_S, KNOWN_TTL_S)
     ttl_s = KNOWN_TTL_S if row.detailed or row.kind not in BYTES_KINDS else 0.0
-    mode = FILE_MODE if row.kind == _FILE else FIXED_MODE
+    mode = FILE_MODE if row.kind in BYTES_KINDS else FIXED_MODE
     return Attr(node, row.id, mode, row.size or 0, at, at, 1, ttl_s, ttl_s)
 
 

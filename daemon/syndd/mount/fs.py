@@ -66,13 +66,14 @@ from syndd.mount.ops import (
 )
 from syndd.mount.reading import Reading
 from syndd.mount.ready import ReadyTree
+from syndd.mount.validations import XATTR as VALIDATION_XATTR
+from syndd.mount.validations import Validations
 
 log = logging.getLogger(__name__)
 
 NEGATIVE_TTL_S = 60.0
 
 _LINK = str(Kind.LINK)
-_FILE = str(Kind.FILE)
 _PAGE = 1024
 """Rows read at once for a listing."""
 
@@ -108,8 +109,17 @@ class SynapseFs:
         self._overlay = overlay
         self._locals = overlay.locals
         self._contents = contents
+        self._validations = Validations(overlay)
         self._reading = Reading(
-            tree, streams, urls, cache, siblings, info, versions=self._versions, portal=portal
+            tree,
+            streams,
+            urls,
+            cache,
+            siblings,
+            info,
+            self._validations,
+            versions=self._versions,
+            portal=portal,
         )
         self.ready = ReadyTree(self, tree.entities, sizes, overlay, cache, self._reading)
         changing = self.changing = Changing(self, overlay, contents)
@@ -163,6 +173,10 @@ class SynapseFs:
         if node.kind is NodeKind.INFO:
             if not name.endswith(b".json"):
                 _missing(name)
+            for about in self._validations.names_of(name):
+                known = self._overlay.known_child(node.entity, about)
+                if known is not None and known.row is not None and self._validations.has(known.row):
+                    return self._validation_attr(known.row)
             return chain(self.child(node.entity, name[:-5]), self._info_attr)
         raise NotDirectory(f"node {parent} is not a folder")
 
@@ -280,6 +294,8 @@ class SynapseFs:
             return self._version_attr(what.entity, what.version)
         if what.kind is NodeKind.INFO_FILE:
             return self._info_attr(Seen(None, self._entities.get(what.entity)))
+        if what.kind is NodeKind.VALIDATION:
+            return self._validation_attr(self._entities.get(what.entity))
         if what.kind in READY_KINDS:
             return self.ready.getattr(node)
         return attrs.own_folder(node, 0, 0)
@@ -397,6 +413,11 @@ class SynapseFs:
             self._info.content(row),
             lambda data: attrs.fixed_file(node, node, len(data), row.modified_ns, ttl_s=1.0),
         )
+
+    def _validation_attr(self, row: Row) -> Attr:
+        node = pack(NodeKind.VALIDATION, row.id)
+        report = self._validations.report(row)
+        return attrs.fixed_file(node, node, len(report.data), report.made_ns, ttl_s=1.0)
 
     def readlink(self, node: int) -> Answer[bytes]:
         what = unpack(node)
@@ -519,7 +540,7 @@ class SynapseFs:
             for entity, name, kind, version, modified_ns, size, detail_ns in rows:
                 attr: Attr | None
                 if kind in BYTES_KINDS:
-                    mode = FILE_MODE if kind == _FILE else FIXED_MODE
+                    mode = FILE_MODE
                     node = ENTITY_BASE | version << VERSION_SHIFT | entity
                     attr = None
                     if plus and detail_ns >= 0:
@@ -593,9 +614,14 @@ class SynapseFs:
                 yield DirEntry(row.file_name, row.id, attr.ino, attr.mode, attr)
 
     def _info_files(self, folder: int, cookie: int) -> Iterator[DirEntry]:
-        for row in self._entities.children(self._overlay.entity_of(folder) or -1, cookie):
+        entity = self._overlay.entity_of(folder) or -1
+        for row in self._entities.children(entity, cookie) if cookie < FIRST else ():
             node = pack(NodeKind.INFO_FILE, row.id)
             yield DirEntry(row.file_name + b".json", row.id, node, FIXED_MODE, None)
+        for row in self._validations.reported_in(entity, max(0, cookie - FIRST)):
+            told = pack(NodeKind.VALIDATION, row.id)
+            name = self._validations.name_of(row.file_name)
+            yield DirEntry(name, FIRST + row.id, told, FIXED_MODE, None)
 
     # Files.
 
@@ -663,9 +689,13 @@ class SynapseFs:
             own = self.changing.xattrs(seen.local)
             if seen.row is None:
                 return own
+            if (said := self._validations.state(seen.row, seen.local)) is not None:
+                own[VALIDATION_XATTR] = said.encode()
             return chain(self._row_xattrs(seen.row), lambda found: {**found, **own})
         assert seen.row is not None
-        return self._row_xattrs(seen.row)
+        said = self._validations.state(seen.row, None)
+        own = {} if said is None else {VALIDATION_XATTR: said.encode()}
+        return chain(self._row_xattrs(seen.row), lambda found: {**found, **own})
 
     def _row_xattrs(self, row: Row) -> Answer[dict[bytes, bytes]]:
         known = self._entities.annotations(row)
@@ -767,6 +797,16 @@ class SynapseFs:
         node = pack(kind, entity)
         if node in self._own_listed and self.notices is not None:
             self.notices.node(node, data=True)
+
+    def validated(self, entity: EntityId) -> None:
+        """There may be another report about a record set."""
+        row = self._entities.find(entity)
+        if row is None or self.notices is None or not self._validations.has(row):
+            return
+        folder = self._key_of(row.parent)
+        self.notices.entry(pack(NodeKind.INFO, folder), self._validations.name_of(row.file_name))
+        self.notices.node(pack(NodeKind.VALIDATION, entity), data=True)
+        self._own_changed(NodeKind.INFO, folder)
 
     def node_changed(self, node: int) -> None:
         """What the kernel holds of a node is wrong."""

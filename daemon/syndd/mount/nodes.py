@@ -56,6 +56,8 @@ class NodeKind(IntEnum):
     """The index of that."""
     READY_EXTRA = 13
     """What belongs to the index: the block index of compressed sequences."""
+    VALIDATION = 14
+    """``@info/NAME.validation.json`` about the record set `entity`."""
 
 
 READY_KINDS = frozenset(

@@ -28,6 +28,7 @@ from syndd.mount.chain import chain
 from syndd.mount.info import InfoFiles
 from syndd.mount.nodes import MADE_KINDS, NodeKind, unpack
 from syndd.mount.ops import Answer, Opened
+from syndd.mount.validations import Validations
 
 PASSTHROUGH_FROM = 64 << 10
 """Smaller files are answered from memory: two ioctls to open one for passthrough cost more than its bytes
@@ -66,6 +67,7 @@ class Reading:
         cache: Cache,
         siblings: Siblings,
         info: InfoFiles,
+        validations: Validations,
         *,
         versions: Callable[[EntityId], Answer[Sequence[VersionInfo]]],
         portal: str,
@@ -77,6 +79,7 @@ class Reading:
         self._cache = cache
         self._siblings = siblings
         self._info = info
+        self._validations = validations
         self._versions = versions
         self._portal = portal
         # Held for a dictionary access only; a leaf.
@@ -91,7 +94,7 @@ class Reading:
 
     def open(self, node: int) -> Answer[Opened]:
         what = unpack(node)
-        if what.kind is NodeKind.INFO_FILE:
+        if what.kind in (NodeKind.INFO_FILE, NodeKind.VALIDATION):
             return Opened(keep_cache=False, direct_io=True)
         if what.kind in (NodeKind.VERSION, NodeKind.READY_SOURCE):
             return chain(
@@ -223,6 +226,8 @@ class Reading:
             raise Stale("what was prepared is not here any more")
         if what.kind is NodeKind.INFO_FILE:
             return self._info.content(self._entities.get(what.entity))  # type: ignore[return-value]
+        if what.kind is NodeKind.VALIDATION:
+            return self._validations.report(self._entities.find(what.entity)).data
         if what.kind is NodeKind.ENTITY:
             row = self._entities.find(what.entity)
             if (

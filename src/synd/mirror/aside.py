@@ -21,7 +21,7 @@ from synd.mirror.settling import Settling
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
 from synd.mirror.waits import fail, settle
-from synd.model import Kind
+from synd.model import WITH_BYTES
 from synd.store.entities import Row
 from synd.store.local import Local
 
@@ -172,7 +172,7 @@ def _times_of(local: Local, row: Row) -> tuple[int, int]:
 
 
 def _check_writable(row: Row) -> None:
-    if row.kind != Kind.FILE:
+    if row.kind not in WITH_BYTES:
         raise ReadOnly(
             f"{row.name!r} is a {row.kind}, made from the service's own data",
             hint="change it on the web or through a grid session",

@@ -20,7 +20,7 @@ from synd.mirror.bases import NO_BASE
 from synd.mirror.overlay import Overlay, Seen
 from synd.mirror.plan import Mode, Note, Reason, place_of
 from synd.mirror.tree import Tree
-from synd.model import Entity, FileVersion, Kind
+from synd.model import WITH_BYTES, Entity, FileVersion, Kind
 from synd.paths import NAME_MAX, to_entity_name
 from synd.store.conflicts import ConflictRow, get_conflict, list_conflicts, settle_conflict
 from synd.store.entities import Change, version_of
@@ -310,7 +310,12 @@ class Conflicts:
         if conflict.entity is None:
             raise NotFound("the entity of the conflict is not known any more")
         theirs = await self._remote.entity(conflict.entity)
-        if theirs.kind is not Kind.FILE or copy.kind != LocalKind.FILE:
+        if theirs.kind is Kind.RECORD_SET and copy.entity is not None:
+            raise UsageError(
+                f"{conflict.path} is a record set, and the copy is a file of its own by now",
+                hint="copy it over the record set: `cp COPY NAME.csv`, then resolve with --keep both",
+            )
+        if theirs.kind not in WITH_BYTES or copy.kind != LocalKind.FILE:
             raise UsageError(
                 f"{conflict.path} is a {theirs.kind}: a {copy.kind} cannot become its next version",
                 hint="resolve it with --keep both or --keep remote",

@@ -54,7 +54,7 @@ class Bytes:
         while stamp.hides(time.time_ns()):
             await asyncio.sleep(TICK_NS / 1e9)
             stamp = self._stamp(row)
-        if await self._has_changed(row, stamp):
+        if await self.has_changed(row, stamp):
             return
         checkpoint("push.before-hash")
         path = self._tools.staging.path(row.staged)
@@ -65,8 +65,9 @@ class Bytes:
         await self._tools.record(lambda tx: self._tools.records.hashed(tx, row, md5))
         checkpoint("push.after-hash")
 
-    async def _has_changed(self, row: Local, stamp: Stamp) -> bool:
+    async def has_changed(self, row: Local, stamp: Stamp | None = None) -> bool:
         """Whether a file was written to without a close that we heard of: that is one more edit."""
+        stamp = stamp or self._stamp(row)
         if not row.stamp or stamp.text() == row.stamp:
             return False
         await self._tools.record(
@@ -92,7 +93,7 @@ class Bytes:
     async def upload(self, row: Local, step: Upload) -> None:
         """Records the remote file handle of a row's bytes."""
         assert row.md5 is not None
-        if await self._has_changed(row, self._stamp(row)):
+        if await self.has_changed(row, self._stamp(row)):
             return
         content = Outgoing(
             self._tools.staging.path(row.staged), row.size, row.md5, step.name,
@@ -121,18 +122,18 @@ class Bytes:
             await self._tools.check_folder(step.parent)
             raise Stale(f"the folder of {step.name} changed meanwhile") from None
         except IntegrityError as error:
-            if self._unchanged(row):
+            if self.unchanged(row):
                 raise
             raise Later(self._upload_delay_s) from error
         checkpoint("push.after-upload")
-        if not self._unchanged(row):
+        if not self.unchanged(row):
             # The handle is thrown away: nobody can say what it holds.
             raise Later(self._upload_delay_s)
         attempt = (step.parent, step.name) if row.entity is None else None
         await self._tools.record(lambda tx: self._tools.records.uploaded(tx, row, handle, attempt))
         checkpoint("push.after-journal")
 
-    def _unchanged(self, row: Local) -> bool:
+    def unchanged(self, row: Local) -> bool:
         """Whether the staging file is what was hashed."""
         try:
             stamp = self._tools.staging.stamp(row.staged)

@@ -151,6 +151,12 @@ class Update(NamedTuple):
     annotations: Mapping[str, AnnotationValue] | None = None
     """All of them, as they are to be."""
     notes: tuple[Note, ...] = ()
+    more: bool = False
+    """The bytes follow, in a step of their own."""
+
+
+class Commit(NamedTuple):
+    """The bytes, whose md5 is known, are to become a version of a record set."""
 
 
 class Delete(NamedTuple):
@@ -185,7 +191,7 @@ class Dropped(NamedTuple):
 
 Step: TypeAlias = (
     Nothing | WaitFor | Ask | Look | Hash | Upload | CreateFolder | CreateLink | CreateFile | Update
-    | Delete | DeleteFolder | Blocked | Conflict | Settled | Dropped
+    | Commit | Delete | DeleteFolder | Blocked | Conflict | Settled | Dropped
 )  # fmt: skip
 
 
@@ -267,7 +273,8 @@ def _change(row: Local, folder: Folder, name: str, told: Told, rules: Rules) -> 
             return Ask() if row.handle is not None and row.hashed > row.sent else Hash()
         if row.md5 == row.base_md5 and not (renamed or moved or row.annotations):
             return Settled()
-        if row.handle is None and row.md5 != row.base_md5:
+        sent_first = rules.kind is not Kind.RECORD_SET
+        if sent_first and row.handle is None and row.md5 != row.base_md5:
             return Upload(folder.entity or EntityId(row.base_parent or 0), name)
     if told is None:
         return Ask()
@@ -338,10 +345,16 @@ def _difference(
             if rules.mode is not Mode.KEEP_LOCAL:
                 return Conflict(Reason.EDITED)
             notes.append(Note(Reason.EDITED, "local"))
-    if content and row.handle is None:
+    record_set = content and rules.kind is Kind.RECORD_SET
+    if content and row.handle is None and not record_set:
         return Upload(parent or place_of(told), name or told.name)
     together = merged(told.annotations, row.wanted_annotations)
     annotations = together if together != told.annotations else None
+    if record_set:
+        # What needs no yes of the service's schema goes first.
+        if name is None and parent is None and annotations is None and not notes:
+            return Commit()
+        return Update(name, parent, False, annotations, tuple(notes), more=True)
     if name is None and parent is None and not content and annotations is None:
         return Settled(tuple(notes))
     return Update(name, parent, content, annotations, tuple(notes))

@@ -37,6 +37,7 @@ from synd.errors import (
 )
 from synd.log import fields
 from synd.mirror.conflicts import News, Sides
+from synd.mirror.curating import Curating, Recorder
 from synd.mirror.deleting import Deletes
 from synd.mirror.following import catch_up
 from synd.mirror.holds import Holds
@@ -49,6 +50,7 @@ from synd.mirror.sending import Sender
 from synd.mirror.steps import Done, Files, Later, Tools
 from synd.mirror.tree import Tree
 from synd.mirror.writes import Writes
+from synd.model import Kind
 from synd.store.local import Local
 from synd.store.outbox import Outbox
 
@@ -112,11 +114,12 @@ class Pusher:
         tree: Tree,
         remote: Remote,
         settings: PushSettings,
+        curating: Curating | None = None,
         clock: Clock = SYSTEM,
         on_event: OnEvent = lambda _kind, _fields: None,
         on_names: Callable[[int, bytes], None] = lambda _folder, _name: None,
     ) -> None:
-        """`on_event` hears of kinds edit (number), conflict (number), sent, held, offline, online and
+        """`curating` makes versions of record sets. `on_event` hears of kinds edit (number), conflict (number), sent, held, offline, online and
         paused; `on_names` of names that lead elsewhere now. Both on the loop; they must not block.
         """
         self._overlay = overlay
@@ -148,14 +151,16 @@ class Pusher:
             self._outbox,
             self._writes.record,
         )
+        content = Bytes(
+            tools, self._hashers,
+            delay_s=settings.upload_delay_s, progress=self._note_progress,
+        )  # fmt: skip
         self._sender = Sender(
             tools,
             files,
-            Bytes(
-                tools, self._hashers,
-                delay_s=settings.upload_delay_s, progress=self._note_progress,
-            ),
+            content,
             Deletes(tools, self._note_deleted),
+            Recorder(tools, content, curating, delay_s=settings.upload_delay_s),
             every_save=settings.every_save,
             quiet_s=settings.quiet_s,
         )  # fmt: skip
@@ -408,10 +413,15 @@ class Pusher:
         if self._is_large(row):
             self._large.add(row.id)
         with self._progress_lock:
-            total = row.size if row.unsent_bytes and not row.gone else 0
+            # Of a record set there are no bytes to be counted.
+            counted = row.unsent_bytes and not row.gone and not self._is_record_set(row)
+            total = row.size if counted else 0
             self._progress[row.id] = Progress(row.id, 0, total, self._overlay.now_ns())
         task = asyncio.get_running_loop().create_task(self._send(row), name=f"send-{row.id}")
         self._tasks[row.id] = task
+
+    def _is_record_set(self, row: Local) -> bool:
+        return row.entity is not None and self._records.rules_of(row).kind is Kind.RECORD_SET
 
     async def _send(self, row: Local) -> None:
         done = Done("")

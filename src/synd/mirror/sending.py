@@ -14,6 +14,7 @@ from synd.errors import Exists, NotFound, Stale
 from synd.ids import EntityId
 from synd.mirror.checkpoints import checkpoint
 from synd.mirror.conflicts import News
+from synd.mirror.curating import Recorder
 from synd.mirror.deleting import Deletes
 from synd.mirror.following import give_way
 from synd.mirror.names import Names
@@ -22,6 +23,7 @@ from synd.mirror.plan import (
     GONE,
     Ask,
     Blocked,
+    Commit,
     Conflict,
     CreateFile,
     CreateFolder,
@@ -72,6 +74,7 @@ class Sender:
         files: Files,
         content: Bytes,
         deletes: Deletes,
+        record_sets: Recorder,
         *,
         every_save: bool,
         quiet_s: float,
@@ -91,6 +94,7 @@ class Sender:
         self._files = files
         self._content = content
         self._deletes = deletes
+        self._record_sets = record_sets
         self._names = Names(tools)
         self._every_save = every_save
         self._quiet_s = quiet_s
@@ -125,7 +129,7 @@ class Sender:
         row = self._locals.find(number)
         if row is None or row.gone or not row.unsent_bytes:
             return row
-        if self._every_save:
+        if self._every_save and self._records.rules_of(row).kind is not Kind.RECORD_SET:
             save = self._outbox.next_save(row.id, row.sent)
             if save is not None and save.edit < row.edit and self._staging.exists(save.staged):
                 size = self._staging.stamp(save.staged).size
@@ -180,6 +184,9 @@ class Sender:
             case Update():
                 assert isinstance(told, Entity)
                 return await self._update(row, told, step, rules)
+            case Commit():
+                assert isinstance(told, Entity)
+                return await self._record_sets.commit(row, told)
             case Delete():
                 return await self._deletes.delete(row)
             case DeleteFolder():
@@ -411,7 +418,7 @@ class Sender:
         checkpoint("push.after-update")
         if made.file is None and not step.file and told.file is not None:
             made = replace(made, file=told.file)
-        same = row.unsent_bytes and not step.file and row.hashed == row.edit
+        same = row.unsent_bytes and not (step.file or step.more) and row.hashed == row.edit
         await self._succeeded(row, made, row.edit if step.file or same else None, notes=step.notes)
         action = "updated" if step.file else "moved" if step.name or step.parent else "annotated"
         return Done(action, row, made.id, content=step.file)
@@ -427,6 +434,8 @@ class Sender:
             return Done("", row, content=True)
         assert isinstance(told, Entity)
         content = row.unsent_bytes and row.size > 0 and row.hashed > row.sent
+        if content and row.hashed == row.edit and told.kind is Kind.RECORD_SET:
+            return await self._record_sets.settled(row, told, step.notes)
         sent = row.hashed if content else None
         await self._succeeded(row, told, sent, notes=step.notes)
         if content and row.hashed != row.edit:
@@ -459,6 +468,12 @@ class Sender:
         if not moved_on(row, told, self._with_losers(row, rules)):
             await self._record(lambda tx: self._records.succeeded(tx, row, told))
             return told
+        if (
+            rules.kind is Kind.RECORD_SET
+            and reason is Reason.EDITED
+            and (same := await self._record_sets.recognised(row, told))
+        ):
+            return same
         if reason is Reason.DELETED_HERE:
             await self._record(lambda tx: self._records.came_back(tx, row, told))
             return Done("kept", row, row.entity)

@@ -20,6 +20,7 @@ from synd.cache.staging import Staging
 from synd.errors import SyndError
 from synd.log import fields
 from synd.mirror.overlay import FORMER, Overlay
+from synd.model import Kind
 from synd.store.local import Local
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Settling:
         self._used: dict[int, float] = {}
         """Staging file → monotonic time of its last use, while it may be about to settle."""
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._mapped: set[int] = set()
+        """Rows that could not settle as somebody can still write to their bytes: they are not asked at once."""
         self._former: OrderedDict[int, int] = OrderedDict()
         """Former staging file → its row: the kernel may still know it by that node."""
         for name, value in overlay.store.read.execute(
@@ -107,11 +110,16 @@ class Settling:
             if local is None or not local.staged:
                 continue
             used = self._used.get(local.staged, 0.0)
-            while (left := used + SETTLE_S - time.monotonic()) > 0 and not self._ending.wait(left):
+            over = number not in self._mapped and self._is_over(local)
+            while (
+                not over
+                and (left := used + SETTLE_S - time.monotonic()) > 0
+                and not self._ending.wait(left)
+            ):
                 pass
             if self._ending.is_set():
                 return
-            if self._used.get(local.staged, 0.0) > used:
+            if not over and self._used.get(local.staged, 0.0) > used:
                 continue  # it is in the queue again
             self._used.pop(local.staged, None)
             try:
@@ -135,8 +143,10 @@ class Settling:
             if self._is_open(staged) or number in self._overlay.sending:
                 return False
             if self._is_mapped(staged):
+                self._mapped.add(number)
                 self.settle(number)
                 return False
+            self._mapped.discard(number)
             stamp = self._staging.stamp(staged)
             if local.stamp and stamp.text() != local.stamp:
                 # Written to since: the start-up scan's case.
@@ -145,10 +155,13 @@ class Settling:
             row = self._overlay.entities.find(entity)
             if listed and (row is None or row.version < local.base_version):
                 return False
+            # What is known of the bytes here is not true of those that the name leads to from now on.
+            known = {"md5": None, "hashed": 0} if self._is_over(local) else {}
             with self._overlay.change() as tx:
                 self._locals.update(
                     tx,
                     number,
+                    **known,
                     staged=0,
                     lazy=0,
                     stamp="",
@@ -165,8 +178,9 @@ class Settling:
                     tx.execute("DELETE FROM meta WHERE name = ?", (f"{FORMER}{oldest}",))
             self._former[staged] = number
             unchanged = local.md5 is None or local.edit == 0
+            other = local.md5 != local.base_md5
             self._let_go(staged)
-            if unchanged or local.base_md5 is None or stamp.size != local.base_size:
+            if unchanged or other or local.base_md5 is None or stamp.size != local.base_size:
                 self._staging.remove(staged)
             else:
                 self._staging.as_object(staged, self._objects, local.base_md5, local.base_size)
@@ -177,6 +191,15 @@ class Settling:
         if now is not None and (now.parent, now.name) != (local.parent, local.name):
             self._on_settled(now.parent, now.name)
         return True
+
+    def _is_over(self, local: Local) -> bool:
+        """Whether the service made bytes of its own of a record set's rows: those are to be seen at once, however
+        often the file is read meanwhile.
+        """
+        if local.md5 in (None, local.base_md5) or not local.edit == local.sent == local.hashed:
+            return False
+        row = None if local.entity is None else self._overlay.entities.find(local.entity)
+        return row is not None and row.kind == Kind.RECORD_SET
 
     def _is_mapped(self, staged: int) -> bool:
         """Whether somebody can still write to it: a shared mapping outlives the handle it was made from."""

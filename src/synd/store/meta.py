@@ -5,7 +5,9 @@ from __future__ import annotations
 from synd.ids import EntityId
 from synd.store.connect import Store
 
-_FROM_SERVICE = ("entity", "folder", "view_row", "view", "version", "version_listing", "pin")
+_FROM_SERVICE = (
+    "entity", "folder", "view_row", "view", "version", "version_listing", "pin", "record_set",
+)  # fmt: skip
 
 
 def get(store: Store, name: str) -> str | None:

@@ -10,9 +10,9 @@ import importlib.resources
 
 from synd.store.states import ACTIVE_SQL
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
-SCHEMA_FILES = ("schema.sql", "jobs.sql", "local.sql", "tracked.sql")
+SCHEMA_FILES = ("schema.sql", "jobs.sql", "local.sql", "tracked.sql", "curation.sql")
 """Together the present schema."""
 
 
@@ -38,4 +38,8 @@ CREATE INDEX IF NOT EXISTS local_by_heir ON local (heir) WHERE heir IS NOT NULL;
 """
 """What ran has no owner and no lease then: the start makes it a new attempt."""
 
-MIGRATIONS: tuple[tuple[int, str], ...] = ((2, script("local.sql", "tracked.sql")), (3, _JOBS))
+MIGRATIONS: tuple[tuple[int, str], ...] = (
+    (2, script("local.sql", "tracked.sql")),
+    (3, _JOBS),
+    (4, script("curation.sql")),
+)

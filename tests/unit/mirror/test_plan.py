@@ -13,6 +13,7 @@ from synd.mirror.plan import (
     GONE,
     Ask,
     Blocked,
+    Commit,
     Conflict,
     CreateFile,
     CreateFolder,
@@ -102,6 +103,7 @@ BOTH, OURS, YIELD = (
 )  # fmt: skip
 AS_FOLDER = Rules(kind=Kind.FOLDER)
 LINK = Rules(kind=Kind.LINK, target=LinkTarget(E))
+ROWS = Rules(kind=Kind.RECORD_SET)
 _K = {"annotations": '{"k": ["STRING", ["v"]]}'}
 
 CASES: dict[str, tuple[Local, Folder, Told, Rules, object]] = {
@@ -136,6 +138,28 @@ CASES: dict[str, tuple[Local, Folder, Told, Rules, object]] = {
         row(kind="symlink", **STILL), HERE, None, Rules(target_waits=FIRST + 9), WaitFor(FIRST + 9),
     ),
     "symlink out": (row(kind="symlink", **STILL), HERE, None, BOTH, Nothing()),
+    # The rows of a record set: never sent as a file handle.
+    "record set, not hashed": (row(name=b"a.csv", **BASE), HERE, None, ROWS, Hash()),
+    "record set, not asked": (hashed(name=b"a.csv", **BASE), HERE, None, ROWS, Ask()),
+    "record set, to be committed": (
+        hashed(name=b"a.csv", **BASE), HERE, told(kind=Kind.RECORD_SET), ROWS, Commit(),
+    ),
+    "record set, renamed and edited": (
+        hashed(name=b"b.csv", **BASE), HERE, told(kind=Kind.RECORD_SET), ROWS,
+        Update(name="b", more=True),
+    ),
+    "record set, annotated and edited": (
+        hashed(name=b"a.csv", **BASE, **_K), HERE, told(kind=Kind.RECORD_SET), ROWS,
+        Update(annotations={"k": ("STRING", ("v",))}, more=True),
+    ),
+    "record set, edited by both": (
+        hashed(name=b"a.csv", **BASE), HERE, replace(THEIRS, kind=Kind.RECORD_SET), ROWS,
+        Conflict(Reason.EDITED),
+    ),
+    "record set, there already": (
+        hashed(name=b"a.csv", **BASE), HERE,
+        replace(version(2, 60, M2), kind=Kind.RECORD_SET), ROWS, Settled(),
+    ),
     # Bytes of what is there.
     "edited": (row(**BASE), HERE, None, BOTH, Hash()),
     "edited, hashed": (hashed(**BASE), HERE, None, BOTH, Upload(P, "a")),
