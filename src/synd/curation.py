@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synd.client.wire_grids import CsvFormat, CurationTask, RecordSet
+from synd.client.wire_curation import CurationTask
+from synd.client.wire_grids import CsvFormat, RecordSet
 from synd.clock import Deadline
 from synd.errors import Exists, NotFound, SyndError, UsageError
 from synd.grid import csvfile, spelling

@@ -14,7 +14,7 @@ from synd.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from synd.client.service import SynapseClient
-    from synd.client.wire_grids import CurationTask
+    from synd.client.wire_curation import CurationTask
 
 app = typer.Typer(help="Curation tasks and JSON schemas. Needs no daemon.", no_args_is_help=True)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from synd.client import once, wire_grids
+from synd.client import once, wire_curation
+from synd.client.pages import all_of
 from synd.client.transport import Transport
-from synd.client.wire_grids import CurationTask
+from synd.client.wire_curation import CurationTask
 from synd.clock import Deadline
-from synd.errors import Exists, ProtocolError, UsageError
+from synd.errors import Exists, UsageError
 from synd.ids import EntityId, syn
-
-_PAGES: Final = 1000
 
 
 class CurationCalls:
@@ -23,23 +20,20 @@ class CurationCalls:
         self, project: EntityId, *, deadline: Deadline | None = None
     ) -> list[CurationTask]:
         """All tasks of a project. Cost: a request a page."""
-        found: list[CurationTask] = []
-        token: str | None = None
-        for _ in range(_PAGES):
+
+        async def page(token: str | None) -> tuple[list[CurationTask], str | None]:
             body = {"projectId": syn(project), "nextPageToken": token}
-            page, token = wire_grids.task_page(
+            return wire_curation.task_page(
                 await self._transport.json(
                     "POST", "/curation/task/list", body, deadline=deadline, entity=syn(project)
                 )
             )
-            found += page
-            if not token:
-                return found
-        raise ProtocolError("the service's list of curation tasks has no end")
+
+        return await all_of("curation tasks", page)
 
     async def curation_task(self, task: int, *, deadline: Deadline | None = None) -> CurationTask:
         """One task. Raises NotFound."""
-        return wire_grids.curation_task(
+        return wire_curation.curation_task(
             await self._transport.json("GET", f"/curation/task/{task}", deadline=deadline)
         )
 
@@ -68,7 +62,7 @@ class CurationCalls:
             "projectId": syn(project),
             "dataType": data_type,
             "instructions": instructions,
-            "taskProperties": wire_grids.task_properties(record_set, folder, file_view),
+            "taskProperties": wire_curation.task_properties(record_set, folder, file_view),
         }
         try:
             answer = await self._transport.json(
@@ -81,7 +75,7 @@ class CurationCalls:
                 if (task.data_type, task.instructions, *about) == wanted:
                     return task
             raise
-        return wire_grids.curation_task(answer)
+        return wire_curation.curation_task(answer)
 
     async def delete_curation_task(self, task: int, *, deadline: Deadline | None = None) -> None:
         """Deletes a task, and nothing of what it is about. Raises NotFound."""

@@ -17,6 +17,7 @@ from typing import Final
 from synd.client import once, wire_grids
 from synd.client.asyncjobs import JobProgress, run_job
 from synd.client.entities import EntityCalls
+from synd.client.pages import all_of
 from synd.client.remote import Outgoing
 from synd.client.saving import save
 from synd.client.transfer import Downloader
@@ -53,8 +54,6 @@ _LOOK_S: Final = 3.0
 _LOOK_EVERY_S: Final = 0.2
 """How long, and how often, a version is looked for that an export without an answer may have made."""
 _SESSION: Final = re.compile(r"[A-Za-z0-9_=-]+")
-_PAGES: Final = 1000
-"""No list of sessions is longer; a service that repeats itself must not hold us for ever."""
 
 Progress = Callable[[JobProgress], object]
 
@@ -97,17 +96,14 @@ class GridCalls(EntityCalls):
         self, source: EntityId | None = None, *, deadline: Deadline | None = None
     ) -> list[GridSession]:
         """The caller's own sessions, all or those of one source. Cost: a request a page."""
-        found: list[GridSession] = []
-        token: str | None = None
-        for _ in range(_PAGES):
+
+        async def page(token: str | None) -> tuple[list[GridSession], str | None]:
             body = {"sourceId": None if source is None else syn(source), "nextPageToken": token}
-            page, token = wire_grids.session_page(
+            return wire_grids.session_page(
                 await self._transport.json("POST", "/grid/session/list", body, deadline=deadline)
             )
-            found += page
-            if not token:
-                return found
-        raise ProtocolError("the service's list of grid sessions has no end")
+
+        return await all_of("grid sessions", page)
 
     async def delete_grid(self, session: str, *, deadline: Deadline | None = None) -> None:
         """Ends a session: what was not exported from it is gone. Raises NotFound."""

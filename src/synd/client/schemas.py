@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
 
-from synd.client import once, wire_grids
+from synd.client import once, wire_schemas
 from synd.client.asyncjobs import run_job
+from synd.client.pages import all_of
 from synd.client.transport import Transport
-from synd.client.wire_grids import SchemaVersion
+from synd.client.wire_schemas import SchemaVersion
 from synd.clock import Deadline
-from synd.errors import NotFound, ProtocolError
+from synd.errors import NotFound
 from synd.ids import EntityId, syn
 
 _JOB_S: Final = 300.0
-_PAGES: Final = 1000
 
 
 class SchemaCalls:
@@ -52,26 +52,23 @@ class SchemaCalls:
         answer = await run_job(
             self._transport,
             "/schema/type/create",
-            wire_grids.new_schema(schema, dry_run=dry_run),
+            wire_schemas.new_schema(schema, dry_run=dry_run),
             deadline=deadline or Deadline.after(_JOB_S, "registering a schema"),
         )
-        return wire_grids.created_schema(answer)
+        return wire_schemas.created_schema(answer)
 
     async def schema_versions(
         self, organization: str, name: str, *, deadline: Deadline | None = None
     ) -> list[SchemaVersion]:
         """The versions of a schema, the oldest first. Raises NotFound."""
-        found: list[SchemaVersion] = []
-        token: str | None = None
-        for _ in range(_PAGES):
+
+        async def page(token: str | None) -> tuple[list[SchemaVersion], str | None]:
             body = {"organizationName": organization, "schemaName": name, "nextPageToken": token}
-            page, token = wire_grids.schema_versions(
+            return wire_schemas.schema_versions(
                 await self._transport.json("POST", "/schema/version/list", body, deadline=deadline)
             )
-            found += page
-            if not token:
-                return found
-        raise ProtocolError("the service's list of versions has no end")
+
+        return await all_of("versions", page)
 
     async def validation_schema(
         self, uri: str, *, deadline: Deadline | None = None
@@ -80,10 +77,10 @@ class SchemaCalls:
         answer = await run_job(
             self._transport,
             "/schema/type/validation",
-            wire_grids.validation_schema_request(uri),
+            wire_schemas.validation_schema_request(uri),
             deadline=deadline or Deadline.after(_JOB_S, "resolving a schema"),
         )
-        return wire_grids.validation_schema(answer)
+        return wire_schemas.validation_schema(answer)
 
     async def delete_schema(self, uri: str, *, deadline: Deadline | None = None) -> None:
         """Deletes a version, or with no version in `uri` all of them. Raises NotFound, UsageError when bound."""
@@ -93,7 +90,7 @@ class SchemaCalls:
         self, uri: str, *, deadline: Deadline | None = None
     ) -> dict[str, object]:
         """A registered schema as it was given; without a version in `uri` the newest. Raises NotFound."""
-        return wire_grids.raw_schema(
+        return wire_schemas.raw_schema(
             await self._transport.json("GET", _registered(uri), deadline=deadline)
         )
 
@@ -122,7 +119,7 @@ class SchemaCalls:
             )
         except NotFound:
             return None
-        return wire_grids.bound_schema(answer)
+        return wire_schemas.bound_schema(answer)
 
     async def unbind_schema(self, entity: EntityId, *, deadline: Deadline | None = None) -> None:
         """Ends the binding of an entity. Raises NotFound when it has none of its own."""

@@ -1,4 +1,4 @@
-"""JSON ↔ values of grids, schemas and curation tasks (synapse-rest.md 7.6 to 7.10)."""
+"""JSON ↔ values of grids and record sets (synapse-rest.md 7.7, 7.9, 7.10)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from synd.client.wire import MODEL, TABLE, Json, entity_number, shaped
 from synd.ids import EntityId, FileHandleId, Md5, Version, md5, syn
 
 GRID: Final = f"{MODEL}grid."
-_CURATION: Final = f"{MODEL}curation."
-_RECORD_BASED: Final = f"{_CURATION}metadata.RecordBasedMetadataTaskProperties"
-_FILE_BASED: Final = f"{_CURATION}metadata.FileBasedMetadataTaskProperties"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,41 +96,6 @@ class RecordSet:
     handle: FileHandleId | None
     upsert_key: tuple[str, ...]
     csv: CsvFormat
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaVersion:
-    """A registered version of a JSON schema."""
-
-    uri: str
-    """Its `$id`, as `org-name-1.0.0`."""
-    semantic_version: str | None
-    version_id: str
-    created_on: str
-
-
-@dataclass(frozen=True, slots=True)
-class CurationTask:
-    """A piece of curation work in a project."""
-
-    id: int
-    project: EntityId
-    data_type: str
-    instructions: str
-    etag: str
-    record_set: EntityId | None = None
-    """Record-based: what its grid is made from."""
-    folder: EntityId | None = None
-    """File-based: where the files are uploaded to."""
-    file_view: EntityId | None = None
-    """File-based: the view its grid is made from."""
-
-    @property
-    def kind(self) -> str:
-        """``record`` or ``file``; empty for what is newer than this program."""
-        if self.record_set is not None:
-            return "record"
-        return "file" if self.folder is not None or self.file_view is not None else ""
 
 
 @shaped
@@ -418,104 +380,3 @@ def record_set(answer: Json) -> RecordSet:
         upsert_key=tuple(str(key) for key in answer.get("upsertKey") or ()),
         csv=csv_format(answer.get("csvDescriptor")),
     )
-
-
-def new_schema(schema: Mapping[str, object], *, dry_run: bool) -> dict[str, Json]:
-    """Body of ``/schema/type/create/async/start``."""
-    return {
-        "concreteType": f"{MODEL}schema.CreateSchemaRequest",
-        "schema": schema,
-        "dryRun": dry_run,
-    }
-
-
-@shaped
-def schema_version(answer: Json) -> SchemaVersion:
-    """A JsonSchemaVersionInfo."""
-    semantic = answer.get("semanticVersion")
-    return SchemaVersion(
-        uri=str(answer["$id"]),
-        semantic_version=str(semantic) if semantic else None,
-        version_id=str(answer.get("versionId") or ""),
-        created_on=str(answer.get("createdOn") or ""),
-    )
-
-
-@shaped
-def created_schema(answer: Json) -> SchemaVersion:
-    """The version of a CreateSchemaResponse."""
-    return schema_version(answer["newVersionInfo"])
-
-
-@shaped
-def schema_versions(answer: Json) -> tuple[list[SchemaVersion], str | None]:
-    """Versions, and the token of the next page."""
-    return [schema_version(one) for one in answer.get("page") or ()], answer.get("nextPageToken")
-
-
-def validation_schema_request(uri: str) -> dict[str, Json]:
-    """Body of ``/schema/type/validation/async/start``."""
-    return {"concreteType": f"{MODEL}schema.GetValidationSchemaRequest", "$id": uri}
-
-
-@shaped
-def validation_schema(answer: Json) -> dict[str, Json]:
-    """The schema with all it refers to put in."""
-    found = answer["validationSchema"]
-    if not isinstance(found, dict):
-        raise TypeError("the schema is no object")
-    return found
-
-
-@shaped
-def raw_schema(answer: Json) -> dict[str, Json]:
-    """A schema as it was registered."""
-    if not isinstance(answer, dict):
-        raise TypeError("the schema is no object")
-    return answer
-
-
-@shaped
-def bound_schema(answer: Json) -> str:
-    """The `$id` of a JsonSchemaObjectBinding."""
-    return str(answer["jsonSchemaVersionInfo"]["$id"])
-
-
-def task_properties(
-    record_set: EntityId | None, folder: EntityId | None, file_view: EntityId | None
-) -> dict[str, Json]:
-    """The taskProperties of a curation task of either kind."""
-    if record_set is not None:
-        return {"concreteType": _RECORD_BASED, "recordSetId": syn(record_set)}
-    properties: dict[str, Json] = {"concreteType": _FILE_BASED}
-    if folder is not None:
-        properties["uploadFolderId"] = syn(folder)
-    if file_view is not None:
-        properties["fileViewId"] = syn(file_view)
-    return properties
-
-
-@shaped
-def curation_task(answer: Json) -> CurationTask:
-    """A CurationTask."""
-    properties = answer.get("taskProperties") or {}
-
-    def entity(key: str) -> EntityId | None:
-        return entity_number(properties[key]) if properties.get(key) else None
-
-    return CurationTask(
-        id=int(answer["taskId"]),
-        project=entity_number(answer["projectId"]),
-        data_type=str(answer.get("dataType") or ""),
-        instructions=str(answer.get("instructions") or ""),
-        etag=str(answer.get("etag") or ""),
-        record_set=entity("recordSetId"),
-        folder=entity("uploadFolderId"),
-        file_view=entity("fileViewId"),
-    )
-
-
-@shaped
-def task_page(answer: Json) -> tuple[list[CurationTask], str | None]:
-    """Tasks, and the token of the next page."""
-    return [curation_task(one) for one in answer.get("page") or ()], answer.get("nextPageToken")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from synd.client import wire_curation
 from synd.client import wire_grids as wire
 from synd.client.wire_grids import Column, CsvFormat
 from synd.errors import ProtocolError
@@ -204,7 +205,7 @@ class TestRecordSetsAndTasks:
     )
     def test_task_always_is_of_a_kind_or_of_none_we_know(self, properties, kind):
         """A task of a kind that is newer than this program can still be listed and deleted."""
-        task = wire.curation_task(
+        task = wire_curation.curation_task(
             {"taskId": "1", "projectId": "syn1", "taskProperties": properties}
         )
 
@@ -212,8 +213,8 @@ class TestRecordSetsAndTasks:
 
     def test_properties_always_are_those_of_their_kind(self):
         """And hold what they were given."""
-        record = wire.task_properties(EntityId(2), None, None)
-        files = wire.task_properties(None, EntityId(3), None)
+        record = wire_curation.task_properties(EntityId(2), None, None)
+        files = wire_curation.task_properties(None, EntityId(3), None)
 
         assert record["concreteType"].endswith(".RecordBasedMetadataTaskProperties")
         assert files["concreteType"].endswith(".FileBasedMetadataTaskProperties")
