@@ -119,11 +119,10 @@ class TestStatus:
     def test_status_tells_of_transfers_and_waits(self, desk, remote):
         """What is on its way, what is waited for, since when and until when."""
         node = desk.parts.node("P/d/big").node
+        remote.delay_s = 60
         desk.parts.fs.open(node, 0)
-        remote.delay_s = 0.5
-        desk.parts.urls.drop(next(iter(desk.parts.urls._urls), None), "")
         waiting = desk.parts.fs.read(node, 1, 0, 100)
-        found = desk.ask("status")
+        found = eventually(lambda: (told := desk.ask("status"))["waits"] and told, timeout_s=20)
         remote.delay_s = 0
         waiting.result(20)
         desk.parts.fs.release(node, 1)
