@@ -93,6 +93,30 @@ BEFORE = {
 }
 
 
+class TestPlaces:
+    def test_place_by_id_when_its_project_enters_the_mount_stays_good(self, writable):
+        """Whoever works in ``@id/syn123`` works on when it comes to have another place."""
+        server = writable.remote
+        name = f"Later {writable.transport}"
+        writable.text("ls", writable.at())
+        project = server.project(name)
+        table = server.file(server.folder(project, "folder"), "a.txt", b"first\n")
+        script = """
+            stat -c %F . "$2"; exec 3< "$3"
+            for i in $(seq 100); do test -e "$1" && break; sleep 0.2; done
+            sleep 1.5; stat "$2" "$3" > /dev/null
+            cat <&3; cat folder/a.txt; echo second > folder/a.txt; cat folder/a.txt"""
+        entered, by_id = writable.at(name), writable.at("@id")
+        said = sh(
+            writable, f"@id/{project}", script, entered, f"{by_id}/{project}", f"{by_id}/{table}"
+        )
+
+        assert ["directory", "directory", "first", "first", "second"] == said.splitlines()
+        assert writable.text("cat", f"{entered}/folder/a.txt") == "second\n"
+        settled(writable)
+        assert md5_of(b"second\n") == held(writable, project)["folder/a.txt"]
+
+
 class TestSimpleChanges:
     def test_new_file_when_closed_is_read_back_and_sent(self, writable, place):
         """What was written is there at once, and on the service a moment later."""

@@ -34,6 +34,7 @@ _TICK_S = 0.1
 """How often a waiting request asks whether its caller gave up."""
 _BLOCK = 4096
 _NAME_MAX = 255
+_BY_ID = b"/@id"
 _ATTEMPTS = 3
 """Of what meets a name that leads to another content by now. The kernel would look it up again by itself;
 libfuse leaves that to us."""
@@ -104,6 +105,8 @@ class Operations:
         self._folders: dict[int, OpenFolder] = {}
         self._hidden: dict[bytes, int] = {}
         """Names that libfuse gave to files that were unlinked while they were open."""
+        self._no_links: set[bytes] = set()
+        """Paths in ``@id`` that were a folder or a file when the kernel first asked."""
 
     # Waiting and finding.
 
@@ -128,6 +131,20 @@ class Operations:
             del self.pending[number]
 
     def _find(self, path: bytes) -> Attr:
+        attr = self._found(path)
+        if path.rpartition(b"/")[0] != _BY_ID:
+            return attr
+        # A name in ``@id`` becomes a symlink when its project enters the mount. The kernel knows one inode
+        # per path, and fails whatever is asked of an inode that is another kind of thing by now: who was
+        # there before, a shell in the folder or a reader of the file, goes on.
+        if not stat.S_ISLNK(attr.mode):
+            self._no_links.add(path)
+        elif path in self._no_links:
+            target = self._wait(self._fs.readlink(attr.node), "readlink", attr.node)
+            return self._find(os.path.normpath(_BY_ID + b"/" + target))
+        return attr
+
+    def _found(self, path: bytes) -> Attr:
         # What is written meanwhile shows at once: the kernel believes the size that it is told.
         known = None if self.owners.is_open(path) else self.paths.get(path)
         if known is not None:
