@@ -87,7 +87,8 @@ class ReadyFiles:
         row, file = await self._file(target)
         if raw:
             return await self._raw(row, file, kind)
-        pair = await asyncio.to_thread(self._preparer.look, file)
+        # A few reads of the store and of the cache's names: less than a thread costs.
+        pair = self._preparer.look(file)
         found = pair.data if kind is ArtifactKind.DATA else pair.index
         if found is not None:
             return self._content(row, file, found, suffix)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,12 +22,18 @@ from synd.log import fields
 
 log = logging.getLogger(__name__)
 
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
-class _Route(APIRoute):
+
+class Route(APIRoute):
     """A route at whose edge a fault of ours becomes a problem body, logged once."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        inner = super().get_route_handler()
+    def get_route_handler(self) -> Handler:
+        return self.guard(super().get_route_handler())
+
+    @staticmethod
+    def guard(inner: Handler) -> Handler:
+        """`inner`, at its edge."""
 
         async def guarded(request: Request) -> Response:
             try:
@@ -43,7 +49,7 @@ class _Route(APIRoute):
 
 def router(tag: str) -> APIRouter:
     """An empty set of routes."""
-    return APIRouter(tags=[tag], route_class=_Route)
+    return APIRouter(tags=[tag], route_class=Route)
 
 
 def shape(model: Any, status: int = 200) -> dict[str, Any]:

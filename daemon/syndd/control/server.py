@@ -60,12 +60,13 @@ def application(services: DaemonServices, lifecycle: Lifecycle) -> FastAPI:
     )
     app.state.ending = asyncio.Event()
     problems.install(app, lambda: is_draining(lifecycle))
+    # Routes are tried in this order, and nothing is asked for as often as bytes.
+    app.include_router(data.router(services))
     app.include_router(admin.router(services, lifecycle))
     app.include_router(files.router(services))
     app.include_router(changes.router(services))
     app.include_router(keeping.router(services))
     app.include_router(cache.router(services))
-    app.include_router(data.router(services))
     app.include_router(jobs.router(services, app.state.ending))
     app.include_router(watch.router(services, app.state.ending))
     return app

@@ -154,6 +154,15 @@ def test_media_type_is_that_of_the_content(api, route, range):
 
 
 @pytest.mark.req("S1-57")
+@pytest.mark.parametrize("word", ["maybe", "", "2"])
+def test_raw_when_it_is_no_yes_and_no_no_is_a_mistake(api, word):
+    """A word that is neither is not taken for one of them."""
+    status, headers, body = ask(api, f"{ready.DATA}/syn5?raw={word}")
+
+    assert (400, contract.PROBLEM) == (status, headers["content-type"])
+    assert b"raw: " in body
+
+
 def test_raw_is_the_file_itself(api):
     """For data; an index that lies nowhere is not found."""
     assert b"raw" == ask(api, f"{ready.DATA}/syn5?raw=true")[2]
