@@ -79,7 +79,7 @@ from syndd.schedule.events import Events
 from syndd.schedule.joblogs import JobLogs
 from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
-from syndd.schedule.pool import Pool
+from syndd.schedule.pool import SPARE_S, Pool
 from syndd.schedule.preparing import KIND, Preparer
 from syndd.schedule.revival import Revival, marks
 from syndd.schedule.showing import JobShowing
@@ -426,7 +426,7 @@ class App:
         """What runs worker programs. Raises ConfigError."""
         work = self._folders.cache / "work"
         if self._config.engine != "dask":
-            return Pool(work, logs, group=MemoryGroup.make)
+            return Pool(work, logs, spare_s=SPARE_S, group=MemoryGroup.make)
         return dask.executor(self._config, work, logs, self._folders.state)
 
     def _away(self) -> dict[str, str]:
@@ -611,7 +611,7 @@ class App:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         pool = getattr(self, "_pool", None)
-        if isinstance(pool, DaskPool):
+        if pool is not None:
             await pool.close()
         if hasattr(self, "_tracker"):
             await asyncio.to_thread(self._tracker.stop)

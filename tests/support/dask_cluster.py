@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from synd.processors.remote import MARK
+from synd.processors.limits import MARK
 
 END_S = 10.0
 

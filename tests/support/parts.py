@@ -61,7 +61,7 @@ from syndd.schedule.sources import Sources
 T = TypeVar("T")
 Piece: TypeAlias = bytes | memoryview | FileSlice
 
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 """Longest wait of a test for one answer."""
 
 TICK_S = 0.02

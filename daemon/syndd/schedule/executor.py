@@ -53,3 +53,6 @@ class Executor(Protocol):
         """The `done` event. Raises StageFailed, and what `on_stage` and `address` raise. Cancelled, it ends
         all that it started, wherever that runs.
         """
+
+    async def close(self) -> None:
+        """After the last job has ended: nothing is left running."""

@@ -26,11 +26,12 @@ from synd.jobs.failures import parse
 from synd.log import fields
 from synd.processors import messages
 from synd.processors.ending import failure_of_exit
-from synd.processors.limits import MemoryGroup, clean_environment
-from syndd.schedule import launch, proctree
+from synd.processors.limits import MARK, MemoryGroup
+from syndd.schedule import proctree
 from syndd.schedule.executor import Address, OnStage
 from syndd.schedule.joblogs import JobLogs, LogWriter
 from syndd.schedule.running import Run
+from syndd.schedule.starting import REAP_S, Starter, ended
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +46,12 @@ LAST_WORD_S: Final = 10.0
 """After its last word a worker has so long to end."""
 READ_S: Final = 5.0
 """What its dead processes left in the pipes is read for so long at most."""
-START_AGAIN_S: Final = (0.1, 0.5, 2.0)
-"""A machine that is short of processes is asked again."""
-REAP_S: Final = 0.01
 GONE_S: Final = 1.0
 """Helpers that were killed are waited for so long at most."""
 LINE_MOST: Final = 1 << 20
 TAIL_BYTES: Final = 8 << 10
-MARK: Final = "SYND_WORK_DIR"
-"""In the environment of all processes of a job: what was left behind is found by it."""
+SPARE_S: Final = 60.0
+"""How long a daemon has a worker wait for a next job."""
 
 
 class Pool:
@@ -72,14 +70,16 @@ class Pool:
         *,
         term_s: float = TERM_S,
         sample_s: float = SAMPLE_S,
+        spare_s: float = 0.0,
         group: Callable[[str, int], MemoryGroup | None] | None = None,
     ) -> None:
         """`work`: holds the work folders, on the file system of what is made. `group` makes control groups
-        that bound memory; None: none are made.
+        that bound memory; None: none are made. `spare_s`: how long a worker waits for a next job.
         """
         self.work = work
         self.logs = logs
-        self._program = tuple(program)
+        self._starter = Starter(work, program, spare_s=spare_s)
+        self._running = 0
         self._term_s = term_s
         self._sample_s = sample_s
         self._group = group
@@ -124,6 +124,26 @@ class Pool:
         use, enforced where control groups can be made. `address` is for those who fetch sources themselves.
         """
         del address
+        self._running += 1
+        try:
+            return await self._run(job, document, run, on_stage, memory_bytes)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._starter.keep_spare()
+
+    async def close(self) -> None:
+        """No worker waits when this returns; nothing may run any more."""
+        await self._starter.close()
+
+    async def _run(
+        self,
+        job: JobId,
+        document: Mapping[str, object],
+        run: Run,
+        on_stage: OnStage | None,
+        memory_bytes: int | None,
+    ) -> Mapping[str, Any]:
         folder = self.folder(job)
         group = self._group(job, memory_bytes) if self._group and memory_bytes else None
         with self.logs.open(job) as said:
@@ -135,7 +155,8 @@ class Pool:
                     "work_dir": str(folder),
                     "memory_group": str(group.path) if group else None,
                 }
-                process = await self._start(folder, said)
+                process = await self._starter.start(folder)
+                said.note(f"started, process {process.pid}")
                 worker = _Worker(process, run, said, on_stage)
                 try:
                     return await worker.attend(
@@ -153,30 +174,6 @@ class Pool:
                 await to_its_end(asyncio.to_thread(remove, folder))
                 if group is not None:
                     group.remove()
-
-    async def _start(self, folder: Path, said: LogWriter) -> asyncio.subprocess.Process:
-        environ = clean_environment(os.environ)
-        environ |= {"LC_ALL": "C", "TMPDIR": str(folder), MARK: str(folder)}
-        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()))
-        for pause_s in (*START_AGAIN_S, None):
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *launcher, *self._program,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    start_new_session=True, cwd=folder, env=environ,
-                )  # fmt: skip
-            except BlockingIOError as error:
-                if pause_s is None:
-                    raise StageFailed(
-                        f"no process could be started: {error.strerror}", failure="WORKER_DIED"
-                    ) from error
-                await asyncio.sleep(pause_s)
-            else:
-                said.note(f"started, process {process.pid}")
-                return process
-        raise AssertionError  # the last turn returns or raises
 
 
 class _Worker:
@@ -334,26 +331,6 @@ class _Worker:
                 moved = now.moved_bytes
                 self._run.alive()
             await asyncio.sleep(every_s)
-
-
-async def ended(process: asyncio.subprocess.Process) -> int:
-    """The exit status of a process, when it has ended, whoever may still hold its pipes.
-
-    Its own `wait` waits for the pipes too, in some versions of Python.
-    """
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError, AttributeError), contextlib.ExitStack() as stack:
-        fd = os.pidfd_open(process.pid)
-        stack.callback(os.close, fd)
-        over = asyncio.Event()
-        loop.add_reader(fd, over.set)
-        stack.callback(loop.remove_reader, fd)
-        if process.returncode is None:
-            await over.wait()
-    # Without such a descriptor all of the wait; else the moment until it is reaped.
-    while process.returncode is None:  # noqa: ASYNC110 - nothing else tells
-        await asyncio.sleep(REAP_S)
-    return process.returncode
 
 
 async def lines(stream: asyncio.StreamReader, most: int = LINE_MOST) -> AsyncIterator[bytes]:

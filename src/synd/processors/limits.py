@@ -17,6 +17,8 @@ from typing import Any, Final
 from synd.processors.base import Caps
 
 NICE: Final = 10
+MARK: Final = "SYND_WORK_DIR"
+"""In the environment of all processes of a job: what was left behind is found by it."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
@@ -36,6 +38,21 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if not any(word in name.upper() for word in _SECRET)
     }
+
+
+def environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """A worker's environment, of the daemon's own."""
+    return {**clean_environment(environ), "LC_ALL": "C", **_of_folder(folder)}
+
+
+def settle_in(folder: Path) -> None:
+    """Has this process and all that it will start work in a folder: it may have been started before its job."""
+    os.chdir(folder)
+    os.environ.update(_of_folder(folder))
+
+
+def _of_folder(folder: Path) -> dict[str, str]:
+    return {"TMPDIR": str(folder), MARK: str(folder)}
 
 
 def memory_need(caps: Caps) -> int:

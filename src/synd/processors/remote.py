@@ -39,14 +39,11 @@ from synd.errors import StageFailed
 from synd.jobs.failures import Failure
 from synd.processors import messages
 from synd.processors.ending import failure_of_exit
-from synd.processors.limits import MemoryGroup, clean_environment
+from synd.processors.limits import MemoryGroup, environment
 from synd.processors.sharing import Left, SharedStore
 
 PROTOCOL: Final = 1
 """Raised when the two sides would no longer understand each other."""
-
-MARK: Final = "SYND_WORK_DIR"
-"""In the environment of all processes of a job."""
 
 PROGRAM: Final = (sys.executable, "-P", "-m", "synd.processors.worker")
 TERM_S: Final = 5.0
@@ -227,13 +224,12 @@ class Attempt:
         return found
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environ = clean_environment(os.environ)
-        environ |= {"LC_ALL": "C", "TMPDIR": str(self._folder), MARK: str(self._folder)}
         try:
             child = subprocess.Popen(
                 PROGRAM,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                start_new_session=True, cwd=self._folder, env=environ,
+                start_new_session=True, cwd=self._folder,
+                env=environment(os.environ, self._folder),
             )  # fmt: skip
         except OSError as error:
             raise StageFailed(

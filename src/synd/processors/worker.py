@@ -152,6 +152,7 @@ def main() -> int:
         document = json.load(sys.stdin)
         order = Order.of(document)
         events.job = order.job
+        limits.settle_in(order.folder)
         if order.memory_group:
             limits.join(order.memory_group)
         if order.engine == "local":

@@ -313,6 +313,8 @@ def test_worker_that_is_killed_is_replaced(world: World, ids: dict[str, str]) ->
                     try:
                         line = (entry / "cmdline").read_bytes()
                         mine = str(world.root).encode() in (entry / "environ").read_bytes()
+                        # One that waits for its job stands above the jobs' folders.
+                        mine = mine and (entry / "cwd").readlink().parent.name == "work"
                     except OSError:
                         continue
                     if b"synd.processors.worker" in line and mine:

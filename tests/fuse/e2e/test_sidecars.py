@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from synd.control import ready
+from tests.support.mounts import eventually
 from tests.support.readying import GENOMICS, get, indexed_bam, jobs, prepare
 from tests.support.world import Remote, World
 
@@ -103,7 +104,11 @@ def test_index_beside_a_file_when_it_is_not_right_then_a_job_makes_one(
 
     status, index = get(world, f"{ready.INDEX}/{made[name]}")
     assert (200, right) == (status, index)
-    assert ["completed"] == [job["state"] for job in jobs(world, name)]
+    eventually(
+        lambda: [job["state"] for job in jobs(world, name)] == ["completed"],
+        timeout_s=30,
+        what="the end of the one job",
+    )
     told = [line for line in world.log().splitlines() if "sidecar.refused" in line]
     assert 1 == sum(made[name] in line for line in told), told
 
