@@ -265,7 +265,7 @@ def _own_bytes(pid: int) -> int:
 
 def regions(world: World) -> list[Row]:
     """An artifact over the daemon's socket against its file, read into the same buffer: whole from the disk,
-    and by ranges when all of it is in memory. A request costs the daemon about a millisecond.
+    and by ranges when all of it is in memory. A request costs the daemon about half a millisecond.
     """
     rows = []
     with _daemon(world) as (mount, _):
