@@ -421,6 +421,15 @@ def folders(environ: Mapping[str, str] | None = None) -> Folders:
     )
 
 
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number from 0 on",
+    float: "a number from 0 on",
+    str: "a text",
+    tuple[str, ...]: "a list of texts",
+}
+
+
 def _typed(name: str, value: object, source: str) -> object:
     kind = get_type_hints(Config)[name]
     try:
@@ -475,8 +484,7 @@ def _typed(name: str, value: object, source: str) -> object:
             _check_origins(value, source)
         return tuple(value)
     except (ValueError, KeyError) as error:
-        wanted = getattr(kind, "__name__", "list of texts")
-        raise ConfigError(f"{source}: {name} = {value!r} is not a valid {wanted}") from error
+        raise ConfigError(f"{source}: {name} = {value!r} is not {_WANTED[kind]}") from error
 
 
 def _check_bounds(name: str, number: float, source: str, *, shown: str = "") -> None:
@@ -563,7 +571,7 @@ def save(changes: Mapping[str, object | None], environ: Mapping[str, str] | None
         if value is None:
             values.pop(name, None)
         else:
-            values[name] = _typed(name, value, name)
+            values[name] = _typed(name, value, "not written")
     text = _edited(_text(path), {n: values.get(n) for n in changes}, values)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

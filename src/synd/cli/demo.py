@@ -100,6 +100,7 @@ def _home() -> Iterator[Path]:
 def _registry(home: Path) -> Iterator[dict[str, Any]]:
     """A served registry that holds the sample project: {"url", "token", "pid", "project_id"}."""
     from synd.cli import process
+    from synd.control.connect import problem_error
     from synd.errors import SyndError
 
     data = home / "registry"
@@ -130,6 +131,8 @@ def _registry(home: Path) -> Iterator[dict[str, Any]]:
         if not line:
             raise SyndError("the local registry did not start", hint=f"see {home / 'registry.log'}")
         told: dict[str, Any] = json.loads(line)
+        if "error" in told:
+            raise problem_error(json.dumps(told["error"]).encode())
         if project is not None:
             _enrich(told, project)
         yield {**told, "project_id": project}

@@ -122,9 +122,12 @@ def run(argv: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return output.fail(Cancelled("interrupted"), as_json=as_json)
     except BrokenPipeError:
-        # The interpreter flushes once more at its end, and must not find the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EX_PIPE
+        return _reader_left()
+    except SystemExit as ended:
+        # The parser has met the broken pipe before us, and calls it 1.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _reader_left()
+        raise
     except OSError as error:
         return output.fail(_system(error), as_json=as_json)
     except Exception as error:  # the process's edge  # noqa: BLE001  # the process's edge
@@ -132,11 +135,17 @@ def run(argv: list[str]) -> int:
     return int(code) if isinstance(code, int) else 0
 
 
+def _reader_left() -> int:
+    # The interpreter flushes once more at its end, and must not find the pipe again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EX_PIPE
+
+
 def _usage(error: Any) -> UsageError:
-    """The parser's complaint as ours. With no arguments at all it is the help text."""
+    """The parser's complaint as ours. With no arguments at all it has printed the help text, and says nothing."""
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "synd"
-    message: str = error.format_message()
+    message: str = error.format_message() or "a command is missing"
     return UsageError(message, hint=f"`{where} --help` shows what is possible")
 
 

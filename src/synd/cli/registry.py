@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from synd.errors import SyndError
+from synd.cli import output
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="The local, Synapse-compatible registry: serve it, fill it.", no_args_is_help=True
 )
 
@@ -24,7 +22,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON instead o
 @app.command()
 def serve(
     data: Data,
-    port: Annotated[int, typer.Option(help="TCP port on loopback; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="TCP port on loopback; 0 takes a free one.")
+    ] = 0,
     latency_ms: Annotated[float, typer.Option(min=0, help="Added to every request.")] = 0.0,
     mbit: Annotated[
         float, typer.Option(min=0, help="Bound of each byte connection, Mbit/s; 0 is none.")
@@ -37,23 +37,19 @@ def serve(
 ) -> None:
     """Serves the registry on loopback until SIGTERM or Ctrl-C."""
     from synd import log
-    from synd.errors import SyndError
     from synd.registry.serve import run
     from synd.registry.service import Settings
 
     log.set_up()
 
     def ready(url: str, token: str) -> None:
-        if as_json:
-            print(jsonlib.dumps({"url": url, "token": token, "pid": os.getpid()}), flush=True)
-        else:
-            print(f"Registry at {url}\nToken in {data / 'token'}\nCtrl-C stops it.", flush=True)
+        told = {"url": url, "token": token, "pid": os.getpid()}
+        text = f"Registry at {url}\nToken in {data / 'token'}\nCtrl-C stops it."
+        output.emit(told, as_json=as_json, human=lambda: output.say(text))
+        output.flush()
 
     settings = Settings(data.absolute(), "127.0.0.1", port, latency_ms, mbit, throttle, url_ttl_s)
-    try:
-        run(settings, ready)
-    except SyndError as error:
-        _fail(error, as_json)
+    run(settings, ready)
 
 
 @app.command()
@@ -67,40 +63,30 @@ def seed(
     as_json: AsJson = False,
 ) -> None:
     """Imports a folder as a project, linking the bytes; works while the registry is served."""
-    from synd.errors import SyndError, UsageError
+    from synd.errors import UsageError
     from synd.registry.seed import import_folder
     from synd.registry.web import RefusedError
 
     try:
         report = import_folder(data.absolute(), folder, project, replace=replace)
-    except SyndError as error:
-        _fail(error, as_json)
     except RefusedError as error:
-        _fail(UsageError(error.reason), as_json)
+        raise UsageError(error.reason) from error
     told = report.describe()
-    if as_json:
-        print(jsonlib.dumps(told), flush=True)
-        return
-    print(f"{told['project_id']}  {project}")
-    print(
-        f"{report.files} files, {report.folders} folders, {report.links} links, {report.bytes} bytes"
-    )
-    for path, name in report.renamed:
-        print(f"renamed: {path} -> {name}")
-    for path, why in report.skipped:
-        print(f"skipped: {path}: {why}")
 
+    def human() -> None:
+        output.say(f"{told['project_id']}  {project}")
+        output.say(
+            f"{report.files} files, {report.folders} folders, {report.links} links, {report.bytes} bytes"
+        )
+        for path, name in report.renamed:
+            output.say(f"renamed: {path} -> {name}")
+        for path, why in report.skipped:
+            output.say(f"skipped: {path}: {why}")
 
-def _fail(error: SyndError, as_json: bool) -> NoReturn:
-    """Tells an error on standard error and ends with its exit code."""
-    if as_json:
-        print(jsonlib.dumps(error.problem()), file=sys.stderr)
-    else:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-    raise typer.Exit(error.exit_code)
+    output.emit(told, as_json=as_json, human=human)
 
 
 if __name__ == "__main__":
-    app()
+    from synd.cli.main import main
+
+    main(["registry", *sys.argv[1:]])

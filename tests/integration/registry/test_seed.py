@@ -1,5 +1,6 @@
 """`synd registry seed`: a folder becomes a project."""
 
+import json
 import os
 import subprocess
 
@@ -102,3 +103,18 @@ class TestImport:
 
         assert done.returncode == code
         assert "Traceback" not in done.stderr
+
+    def test_error_with_json_is_an_object_on_standard_output(self, tmp_path):
+        """As of every command: a program reads the reason from where it reads results."""
+        done = subprocess.run(
+            command("seed", "--data", str(tmp_path / "d"), "--from", str(tmp_path / "nothing"),
+                    "--project", "P", "--json"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )  # fmt: skip
+
+        assert done.returncode == 66
+        assert done.stderr == ""
+        assert json.loads(done.stdout)["error"]["type"] == "NotFound"

@@ -1,5 +1,6 @@
 """The life of a registry process, its tokens and its limits."""
 
+import json
 import signal
 import stat
 import subprocess
@@ -67,7 +68,10 @@ class TestLife:
         )
 
         assert done.returncode == 75
-        assert "another registry" in done.stderr
+        told = json.loads(done.stdout)
+        assert told["schema"] == 1
+        assert told["error"]["type"] == "AlreadyRunning"
+        assert "another registry" in told["error"]["title"]
 
     def test_taken_port_is_told(self, shared, tmp_path):
         """A port in use is an error with the port in it, not a traceback."""
@@ -83,6 +87,20 @@ class TestLife:
         assert done.returncode != 0
         assert port in done.stderr
         assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("port", ["65536", "-1", "http"])
+    def test_port_that_is_none_is_bad_usage(self, tmp_path, port):
+        """A number that no port has is 64 and names the option."""
+        done = subprocess.run(
+            command("serve", "--data", str(tmp_path / "x"), "--port", port),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+        assert done.returncode == 64
+        assert "--port" in done.stderr
 
 
 class TestTokens:

@@ -1,5 +1,9 @@
 """Exceptions become text and exit code once; text and JSON are never mixed."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from synd.cli import main, status
@@ -28,6 +32,15 @@ class TestUsage:
         assert said.err == ""
         assert said.json["error"]["type"] == "UsageError"
         assert said.json["schema"] == 1
+
+    @pytest.mark.parametrize("argv", [[], ["cache"], ["registry"]], ids=repr)
+    def test_usage_when_the_command_is_missing_says_so(self, synd, argv):
+        """The help text on standard output, and a reason beside it."""
+        said = synd(*argv)
+
+        assert said.code == 64
+        assert "Usage" in said.out
+        assert said.err.startswith("synd: a command is missing\n")
 
     @pytest.mark.parametrize("argv", [["--help"], ["up", "-h"], ["cache", "--help"]], ids=" ".join)
     def test_help_always_is_a_success(self, synd, argv):
@@ -102,6 +115,23 @@ class TestErrors:
 
         assert said.code == 78
         assert "config.toml" in said.err
+
+    @pytest.mark.parametrize("argv", [["--help"], ["config", "list"]], ids=" ".join)
+    def test_error_when_the_reader_went_away_is_141(self, home, argv):
+        """`synd ls | head -1`: whatever is printed, and however much of it."""
+        reads, writes = os.pipe()
+        os.close(reads)
+        with open(writes, "w") as gone:
+            done = subprocess.run(
+                [sys.executable, "-m", "synd.cli.main", *argv],
+                stdout=gone,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+
+        assert done.returncode == 141
+        assert done.stderr == b""
 
 
 def test_command_after_two_dashes_may_look_like_a_flag(synd, daemon):
