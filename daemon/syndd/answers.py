@@ -18,7 +18,7 @@ from synd.client.service import SynapseClient
 from synd.clock import Deadline, format_time
 from synd.config import Config
 from synd.control import changes, contract
-from synd.errors import Forbidden, NotFound, ReadOnly, SyndError, UsageError
+from synd.errors import Forbidden, NotFound, NotSupported, ReadOnly, SyndError, UsageError
 from synd.ids import syn
 from synd.mirror.poll import Poller
 from synd.mirror.sizes import Sizes
@@ -389,6 +389,12 @@ class Answers:
         found: list[Row] = []
         for target in targets:
             place = await self._places.resolve(target)
+            if place.version is not None:
+                raise NotSupported(
+                    f"{target} is one version of a file: what is kept is that of its present one",
+                    hint="name the file without a version",
+                    path=target,
+                )
             if place.row is not None:
                 found.append(place.row)
                 continue

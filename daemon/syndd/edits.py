@@ -16,7 +16,7 @@ from pathlib import Path
 
 from synd.clock import format_time
 from synd.control import changes, contract
-from synd.errors import NotFound, RemoteUnavailable, UsageError
+from synd.errors import NotFound, ReadOnly, RemoteUnavailable, UsageError
 from synd.ids import EntityId, syn
 from synd.mirror.overlay import Seen, annotation_from_text
 from synd.mirror.streams import Streams
@@ -257,6 +257,10 @@ class Edits:
         place = await self.places.find(path)
         if place.key == TOP or (place.local is not None and place.local.gone):
             raise NotFound(f"there is no {path} that could be changed", path=path)
+        if place.version is not None:
+            raise ReadOnly(
+                f"{path} is a version: only a file's next one can be described", path=path
+            )
         return Seen(place.local, place.row)
 
     async def comment(self, path: str, comment: str, label: str) -> changes.Unsent:

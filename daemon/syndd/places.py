@@ -14,7 +14,7 @@ from typing import NamedTuple
 from synd.errors import Forbidden, NotFound
 from synd.ids import EntityId, Version, entity_version, syn
 from synd.mirror.tree import Tree
-from synd.model import WITH_BYTES, Kind
+from synd.model import WITH_BYTES, Kind, VersionInfo
 from synd.paths import RESERVED, split_version
 from synd.store.entities import TOP, Row
 from synd.store.local import Local
@@ -28,7 +28,7 @@ class Place(NamedTuple):
     row: Row | None = None
     """Its entity, as far as the service has one."""
     version: Version | None = None
-    """The one that was named."""
+    """The one that was named: then `row` is as the entity was in it, and `local` is none."""
     local: Local | None = None
     """What was made or changed here."""
 
@@ -80,24 +80,25 @@ class Places:
     async def resolve(self, target: str) -> Place:
         """What a path or id names. Raises NotFound, UsageError."""
         if not target.startswith("/"):
-            entity, number = entity_version(target)
-            return self._of(await self._tree.place(entity), number)
+            return await self._by_id(target)
         try:
             inside = Path(target).relative_to(self._mount)
         except ValueError as error:
             raise NotFound(f"{target} is not in the mount at {self._mount}", path=target) from error
         at = Place()
         parts = [p for p in inside.parts if p != "/"]
+        if parts[:1] == ["@id"]:
+            if len(parts) == 1:
+                return at
+            at, parts = await self._by_id(parts[1]), parts[2:]
         for place, part in enumerate(parts):
             rest = parts[place + 1 :]
-            if part == "@id" and at.key == TOP:
-                return (
-                    await self._below(await self.resolve(rest[0]), rest[1:], target) if rest else at
-                )
+            at = await self._through_link(at)
             if part == "@versions" and rest:
                 found = await self.child(at, rest[0], target)
-                numbered = len(rest) > 1 and rest[1].isdigit()
-                return found._replace(version=Version(int(rest[1])) if numbered else None)
+                if len(rest) == 1:
+                    return found
+                return await self._at_version(found, rest[1], target)
             if part == "@info" and rest:
                 return await self.child(at, rest[0].removesuffix(".json"), target)
             if part == "@ready" and rest and self.ready_source is not None:
@@ -110,20 +111,47 @@ class Places:
             versioned = split_version(part)
             if versioned is not None:
                 found = await self.child(at, versioned[0], target)
-                return found._replace(version=versioned[1])
+                return await self._at_version(found, str(versioned[1]), target)
             at = await self.child(at, part, target)
         return at
 
-    async def _below(self, at: Place, rest: Sequence[str], target: str) -> Place:
-        for part in rest:
-            at = await self.child(at, part, target)
-        return at
-
-    def _of(self, row: Row, number: Version | None) -> Place:
+    async def _by_id(self, text: str) -> Place:
+        entity, number = entity_version(text)
+        row = await self._tree.place(entity)
         local = self._overlay.locals.of_entity(row.id) if self._overlay is not None else None
         if local is not None and local.gone:
             raise NotFound(f"{syn(row.id)} was removed here", hint="`synd restore` brings it back")
-        return Place(row, number, local)
+        found = Place(row, None, local)
+        if number is None:
+            return found
+        if Kind(row.kind) not in WITH_BYTES:
+            return found._replace(version=number)
+        return await self._at_version(found, str(number), text)
+
+    async def _at_version(self, place: Place, number: str, target: str) -> Place:
+        """A file as it was in that version. Raises NotFound."""
+        row = place.row
+        known: Sequence[VersionInfo] = ()
+        if row is not None and Kind(row.kind) in WITH_BYTES:
+            known = await self._tree.list_versions(row.id)
+        found = next((v for v in known if str(v.number) == number), None)
+        if row is None or found is None:
+            raise NotFound(f"there is no {target}", path=target)
+        if found.number != row.version:
+            row = row._replace(
+                version=found.number, modified_ns=found.modified_on_ns,
+                detail_ns=found.modified_on_ns, etag="", handle=found.handle, md5=found.md5,
+                size=found.size, corrupt=None,
+            )  # fmt: skip
+        return Place(row, found.number)
+
+    async def _through_link(self, at: Place) -> Place:
+        """Where a link on the way leads, as the kernel follows it."""
+        for _ in range(40):
+            if at.row is None or at.row.kind != Kind.LINK or at.row.target is None:
+                break
+            at = await self._by_id(syn(at.row.target))
+        return at
 
     async def child(self, parent: Place, name: str, target: str) -> Place:
         """A name in a folder. Raises NotFound."""
@@ -176,6 +204,9 @@ class Places:
 
     def shown(self, place: Place) -> str:
         """A thing's path in the mount, or its id while that is not known."""
+        if place.version is not None and place.row is not None:
+            path = self.shown_entity(place.row.id)
+            return f"{path}{'@' if path.startswith('/') else '.'}{place.version}"
         if place.local is not None and self._showing is not None:
             return self._showing.shown_of(place.local)
         return self.shown_entity(TOP if place.row is None else place.row.id)

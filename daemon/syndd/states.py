@@ -76,7 +76,17 @@ class States:
                 return state
             if local.staged:
                 return "cached"
-        return "virtual" if place.row is None else self.state(place.row)
+        if place.row is None:
+            return "virtual"
+        found = self.state(place.row)
+        # A pin is of what a file has now.
+        return "cached" if found == "pinned" and not self._is_pinned(place) else found
+
+    def _is_pinned(self, place: Place) -> bool:
+        row = place.row
+        if row is None or not self._pins.covers(row):
+            return False
+        return place.version is None or (row.key is not None and self._pins.holds(row.key))
 
     def state(self, row: Row) -> contract.Sync:
         if row.kind not in WITH_BYTES or row.key is None or not row.size:
@@ -121,7 +131,7 @@ class States:
                 "base_version": local.base_version or None if local is not None else None,
                 "size": row.size if row is not None else None,
                 "cached_bytes": self.cached_bytes(row) if row is not None else 0,
-                "pinned": row is not None and self._pins.covers(row),
+                "pinned": self._is_pinned(place),
                 "md5": row.md5 if row is not None else None,
                 "checked_at": self._place_checked_at(place),
                 "settled": True,
@@ -165,7 +175,7 @@ class States:
                 "size": row.size,
                 "cached_bytes": self.cached_bytes(row),
                 "md5": row.md5,
-                "pinned": self._pins.covers(row),
+                "pinned": self._is_pinned(place),
                 "modified_at": format_time(row.modified_ns),
                 "name": row.name,
                 "checked_at": self.checked_at(row.parent),

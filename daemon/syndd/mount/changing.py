@@ -487,7 +487,8 @@ class Changing:
     def xattrs(self, local: Local) -> dict[bytes, bytes]:
         """What a local row adds to, or says instead of, its entity's attributes."""
         found = local.own_xattrs
-        found[b"user.synapse.state"] = _state(local).encode()
+        if (state := _state(local)) is not None:
+            found[b"user.synapse.state"] = state.encode()
         for key, value in local.wanted_annotations.items():
             name = _ANNOTATION + key.encode()
             if value is not None:
@@ -575,7 +576,8 @@ def _close_created(made: tuple[Attr, Opened]) -> None:
         os.close(made[1].backing)
 
 
-def _state(local: Local) -> str:
+def _state(local: Local) -> str | None:
+    """What becomes of its changes; None when all are sent and its bytes are where its entity's are."""
     if local.local_only:
         return "local"
     if local.state == Sending.BLOCKED:
@@ -584,4 +586,4 @@ def _state(local: Local) -> str:
         return "held"
     if local.state == Sending.WAITING:
         return "modified"
-    return "synced" if not local.staged else "open"
+    return "cached" if local.staged else None

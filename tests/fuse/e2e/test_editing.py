@@ -549,11 +549,16 @@ class TestStatus:
     def test_state_attribute_always_says_where_an_edit_is(self, writable, place):
         """`user.synapse.state` of what is unsent and of what was sent."""
         _, where = place
+        code = "print(os.getxattr(argv[0], 'user.synapse.state').decode())"
+        assert writable.synd("pause").status == 0
         sh(writable, where, "echo s > s.txt")
+        assert writable.python(code, writable.at(where, "s.txt")).out == "modified\n"
+        assert writable.synd("resume").status == 0
         settled(writable)
         told = writable.synd("status", "--json")
 
         assert json.loads(told.out)["safe_to_stop"] is True
+        assert writable.python(code, writable.at(where, "s.txt")).out == "cached\n"
 
 
 class TestClosing:

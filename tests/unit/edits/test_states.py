@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from synd.client.credentials import from_base
@@ -9,7 +11,7 @@ from synd.client.throttle import Limits
 from synd.client.transport import Status
 from synd.config import Config
 from synd.control import contract
-from synd.errors import NotFound, ReadOnly
+from synd.errors import NotFound, NotSupported, ReadOnly
 from syndd.answers import Answers
 from tests.support.edits import Desk, fits
 
@@ -109,6 +111,53 @@ class TestPaths:
 
         assert ("cached", True) == (found["state"], found["settled"])
         assert "local" not in found
+
+    def test_version_is_told_of_as_it_was(self, desk, answers, remote, ids):
+        """`NAME@N` however it is spelled: its own size and md5, not those of the present version."""
+        file, digest = ids["P/d/a"], hashlib.md5(b"second!", usedforsecurity=False).hexdigest()
+        remote.new_version(file, b"second!")
+        remote.new_version(file, b"3rd")
+        for spelled in (
+            desk.at("P/d/a@2"), desk.at("P/d/@versions/a/2"), f"syn{file}.2",
+            desk.at(f"@id/syn{ids['P']}/d/a@2"), desk.at(f"@id/syn{file}.2"),
+        ):  # fmt: skip
+            found = desk.parts.run(answers.status_of(spelled))
+            facts = desk.parts.run(answers.why(spelled))["facts"]
+
+            assert (desk.at("P/d/a@2"), 2, 7, digest, "remote") == (
+                found["path"], found["version"], found["size"], found["md5"], found["state"],
+            )  # fmt: skip
+            assert (2, 7, digest) == (facts["version"], facts["size"], facts["md5"])
+
+    @pytest.mark.parametrize("name", ["P/d/a@9", "P/d/@versions/a/9", "P/d@1", "P/d/@versions/a/x"])
+    def test_version_that_is_not_there_is_not_found(self, desk, answers, name):
+        """Nor is it taken for the present one, by any question."""
+        path = desk.at(name)
+        for call in (
+            answers.status_of(path), answers.why(path), answers.info(path),
+            answers.ls(path, long=False), answers.cache_clear([path]),
+        ):  # fmt: skip
+            with pytest.raises(NotFound, match="there is no"):
+                desk.parts.run(call)
+
+    def test_version_cannot_be_kept_or_described_apart_from_the_file(self, desk, answers):
+        """What would be fetched, pinned or dropped is the present version: refused, not done to that."""
+        path = desk.at("P/d/a@1")
+        for call in (
+            answers.prefetch([path], pin=False), answers.cache_pin([path], pinned=True),
+            answers.cache_clear([path]), answers.cache_verify([path]),
+        ):  # fmt: skip
+            with pytest.raises(NotSupported):
+                desk.parts.run(call)
+        with pytest.raises(ReadOnly):
+            desk.ask("annotate", path, {"k": ["v"]}, [])
+
+    def test_path_through_a_link_leads_where_the_mount_leads(self, desk, answers, remote, ids):
+        """Nobody who names a path in the mount knows which part of it is a link."""
+        remote.link(ids["P"], "way", ids["P/d"])
+        found = desk.parts.run(answers.status_of(desk.at("P/way/a")))
+
+        assert desk.at("P/d/a") == found["path"]
 
     def test_folder_is_settled_when_all_below_it_is(self, desk, answers):
         """With the sum of what is not."""
