@@ -204,6 +204,15 @@ class Answers:
                     "hint": "check the network; synd goes on by itself",
                 }
             )
+        found += [
+            {
+                "type": type(error).__name__,
+                "title": f"the project {syn(project)} is not shown: {error.message}",
+                "entity": syn(project),
+                "hint": "`synd whoami` says who asks for it; name others by `synd up --project`",
+            }
+            for project, error in list(self._tree.missing.items())
+        ]
         for entity, why in self._streams.corrupt_entities():
             found.append(
                 {

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +16,7 @@ from synd.cli.output import Json
 
 if TYPE_CHECKING:
     from synd.config import Config, Folders
+    from synd.control import contract
 
 Begun = tuple["subprocess.Popen[bytes] | None", Callable[[], None]]
 """The holder if it was started here, and how to tell the user that all is ready."""
@@ -52,6 +53,7 @@ def up(
     """Mount Synapse and return once the mount answers."""
     from synd import config as settings
     from synd.cli import mounts
+    from synd.errors import ConfigError
 
     config = settings.load(
         flags={
@@ -61,6 +63,9 @@ def up(
             "allow_other": allow_other or None,
         }
     )
+    if not config.mount.strip():
+        # Taken for a path it would be the folder where the user happens to stand.
+        raise ConfigError("mount names no folder", hint="name one: `synd up --mount DIR`")
     folders = settings.folders()
     path = mounts.resolve(config.mount)
 
@@ -86,14 +91,18 @@ def bring_up(
 ) -> tuple[dict[str, Any], subprocess.Popen[bytes] | None]:
     """Makes `path` a mount that answers; what was done, and the holder if it was started here.
 
-    Raises Busy when the daemon has mounted another path, and the daemon's own error when it cannot start.
+    Raises Busy when the daemon has mounted another path, the service's error when none of the projects
+    that were asked for can be shown, and the daemon's own error when it cannot start.
     """
     from synd.cli import mounts, process
     from synd.control.connect import Control
     from synd.control.hold import Holder
-    from synd.errors import Busy, DaemonNotRunning, SyndError
+    from synd.errors import Busy, DaemonNotRunning, SyndError, by_name
+    from synd.ids import entity_id, syn
 
     flags = _flags(config, path)
+    wanted = [syn(entity_id(project)) for project in config.projects]
+    missing: list[contract.Problem] = []
     child: subprocess.Popen[bytes] | None = None
     how = "started"
     with output.waiting(f"mounting {path}") as tick:
@@ -140,6 +149,10 @@ def bring_up(
             if how == "restarted":
                 # The kernel answers a stat from its memory; only the API tells that the daemon is back.
                 process.wait_alive(folders, max(1.0, timeout_s - took_s))
+            if how == "started" and wanted:
+                missing = _missing(wanted, folders, path)
+            if missing and len(missing) == len(set(wanted)):
+                raise by_name(missing[0]["type"])(missing[0]["title"], hint=missing[0]["hint"])
         except BaseException:  # Ctrl-C too
             if child is not None:
                 # What we started and what does not work is not left lying about.
@@ -155,8 +168,27 @@ def bring_up(
         "pid": process.daemon_pid(folders),
         "took_s": round(took_s, 3),
         "log": str(process.log_file(folders)),
+        "missing": missing,
     }
     return told, child
+
+
+def _missing(wanted: Sequence[str], folders: Folders, path: str) -> list[contract.Problem]:
+    """Why projects that were asked for are not shown; nothing while the service cannot be asked."""
+    from synd.control import contract
+    from synd.control.connect import Control
+    from synd.errors import SyndError
+
+    control = Control(folders.socket)
+    try:
+        status: contract.Status = control.get(contract.STATUS, timeout_s=5.0)
+        if not status["service"]["user"]:
+            return []
+        control.get(contract.LIST, target=path, timeout_s=10.0)
+        status = control.get(contract.STATUS, timeout_s=5.0)
+    except SyndError:
+        return []
+    return [problem for problem in status["problems"] if problem.get("entity") in wanted]
 
 
 def _refuse_foreign(path: str, timeout_s: float) -> None:
@@ -193,6 +225,8 @@ def _tell(result: dict[str, Any]) -> None:
             output.say(f"{result['mount']} lived on without its daemon, which runs again now")
         case _:
             output.say(f"mounted at {result['mount']} in {result['took_s']:.1f} s")
+    for problem in result["missing"]:
+        output.remark(f"synd: {problem['title']}")
 
 
 def stay(

@@ -79,6 +79,8 @@ class Tree:
         self._first_pages: dict[int, asyncio.Future[ChildrenPage]] = {}
         self.listing_now: dict[int, tuple[int, int | None]] = {}
         """Folder → (entries so far, entries in all): progress for status."""
+        self.missing: dict[EntityId, SyndError] = {}
+        """Projects that the user named and that could not be shown when the top was last listed, and why."""
 
     def on_changes(self, listener: OnChanges) -> None:
         """`listener` hears of every change, on the loop's or the writer's thread; it must not block."""
@@ -279,16 +281,19 @@ class Tree:
         return alike
 
     async def _list_configured(self, began_ns: int) -> None:
-        """The top, when the user named the projects: missing ones are left out, and logged."""
+        """The top, when the user named the projects: missing ones are left out, and told."""
         found: list[Entity] = []
+        missing: dict[EntityId, SyndError] = {}
         for project in self.projects:
             try:
                 found.append(await self.remote.entity(project))
             except (NotFound, Forbidden) as error:
+                missing[project] = error
                 log.warning(
                     "project.missing",
                     extra={"fields": {"project": syn(project), "why": error.message}},
                 )
+        self.missing = missing
         headers = [
             Header(
                 e.id, e.name, e.kind, e.version, e.created_on_ns, e.modified_on_ns, e.modified_by

@@ -199,6 +199,23 @@ class TestStarting:
         failed(self.up(world), 77, "token", "synd login")
         assert not world.mounted()
 
+    def test_up_when_no_project_that_was_asked_for_is_there_says_so(self, bad: Bad) -> None:
+        """A mistyped id is an error with the id, not an empty folder; nothing is left mounted."""
+        world = bad.world(up=False, projects=["syn999999999"])
+
+        failed(world.try_up(), 66, "syn999999999", "synd whoami")
+        assert not world.mounted()
+
+    def test_up_when_one_of_the_projects_is_not_there_shows_the_others(self, bad: Bad) -> None:
+        """Which one is missing, and why, is told at once and stays in status."""
+        world = bad.world(up=False, projects=[bad.project, "syn999999999"])
+        [told] = world.up()["missing"]
+        [problem] = world.status()["problems"]
+
+        assert ("NotFound", "syn999999999") == (told["type"], told["entity"])
+        assert told == problem
+        assert [bad.name] == world.text("ls", str(world.mount)).split()
+
     def test_listing_when_the_token_lacks_a_scope_names_it(self, bad: Bad) -> None:
         """With a token that may not view, reading is EACCES and the CLI names the scope."""
         _, token = bad.server.user(f"narrow {bad.name}", "modify")

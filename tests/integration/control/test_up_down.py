@@ -157,6 +157,20 @@ class TestUp:
         assert done.returncode == 78
         assert "not a folder" in done.stderr
 
+    def test_up_when_the_mount_point_has_no_name_says_so(self, home):
+        """An unset variable is not the folder where one happens to stand."""
+        done = home.synd("up", "--mount", "")
+
+        assert done.returncode == 78
+        assert "names no folder" in done.stderr
+
+    def test_up_when_a_project_is_no_id_leaves_nothing_behind(self, home):
+        """Bad usage is told before the mount point is made."""
+        done = home.synd("up", "--mount", str(home.mount / "a" / "b"), "--project", "My Project")
+
+        assert done.returncode == 64
+        assert not home.mount.exists()
+
     def test_up_in_the_foreground_ends_with_ctrl_c_and_unmounts(self, home):
         """Nothing is left running."""
         child = subprocess.Popen(

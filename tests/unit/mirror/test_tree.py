@@ -111,6 +111,7 @@ class TestTop:
 
         assert ["P"] == parts.names()
         assert "children" not in remote.calls
+        assert [q, r, 999999] == list(parts.tree.missing)
 
     def test_projects_cannot_be_listed_while_offline(self, build, remote):
         """An error, never an empty folder."""
