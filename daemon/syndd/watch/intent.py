@@ -296,6 +296,9 @@ class Intent:
         if not stat.S_ISREG(found.st_mode):
             if (why := why_skipped(found, self._root)) is not None:
                 self.report(path, why)
+            else:
+                # A folder, of which nobody told.
+                outcome.rescan_after_s = 0.0
             return True
         before = self._books.find(self._root.id, path)
         if before is not None and before.same(found) and before.sent and not before.racy:

@@ -178,6 +178,9 @@ class Live:
             # Of other folders the folder above tells it too.
             self.gone = self.gone or not folder
             return
+        if raw.folder and raw.kind in (Kind.MODIFIED, Kind.CLOSED):
+            # Only its time was set, as tar does last of all (utimensat(2) of mtime alone).
+            return
         path = (*folder, raw.name)
         if raw.name == NAME:
             self._ignore.forget()

@@ -12,6 +12,7 @@ import pytest
 
 from syndd.watch.engine import State
 from tests.support.mounts import eventually
+from tests.support.tracking import tree_of
 
 GIT = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -319,6 +320,20 @@ class TestPrograms:
 
         assert {"old/gone.py", "src/f3.py"} == set(watched.sink.told("put"))
         assert {"new.py"} == set(watched.sink.told("remove"))
+
+    def test_archive_when_unpacked_then_all_in_it_is_put(self, watched):
+        """tar sets the time of each folder last of all, which inotify tells like a change of its content."""
+        source = watched.base / "source"
+        (source / "d" / "e").mkdir(parents=True)
+        for number in range(5):
+            (source / "d" / f"{number}").write_bytes(b"%d" % number)
+            (source / "d" / "e" / f"{number}").write_bytes(b"in e %d" % number)
+        run("tar", "cf", str(watched.base / "a.tar"), "d", cwd=source)
+        run("tar", "xf", str(watched.base / "a.tar"), cwd=watched.folder)
+        watched.settled()
+
+        assert tree_of(watched.folder) == watched.sink.tree
+        assert 10 == len(watched.sink.told("put"))
 
     @pytest.mark.skipif(not shutil.which("rsync"), reason="no rsync")
     def test_rsync_when_run_again_then_only_what_changed_is_put(self, watched):

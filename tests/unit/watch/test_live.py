@@ -157,6 +157,16 @@ class TestMoves:
         assert told == desk.told()
 
 
+class TestFolders:
+    def test_time_of_a_folder_is_no_event(self, desk):
+        """The kernel tells it like a change of content when it is set alone."""
+        (desk.folder / "new").mkdir()
+        desk.tell(Kind.CREATED, "", "new", is_folder=True)
+        desk.tell(Kind.MODIFIED, "", "new", is_folder=True)
+
+        assert [Created(("new",), folder=True)] == desk.told()
+
+
 class TestOwn:
     def test_event_about_what_the_daemon_changes_is_no_event(self, desk):
         """Nor about what lies below it."""
