@@ -67,6 +67,23 @@ class Burst:
         self._follow(event)
         self._last = now
 
+    def comes_back(self, number: int, event: Moved) -> bool:
+        """Whether the event before was the same move the other way."""
+        before = self._events[number - 1] if number else None
+        return isinstance(before, Moved) and (before.old, before.new) == (event.new, event.old)
+
+    def exchange(self, number: int, event: Moved, now: float) -> None:
+        """Two things changed places in one call (RENAME_EXCHANGE), which is told as two moves: the one before, and
+        `event`. Neither replaced anything.
+        """
+        before = self._events[number - 1]
+        assert isinstance(before, Moved)
+        # Numbers of the events behind stay what they are.
+        self._events[number - 1] = Rearranged(())
+        self._events[number] = Rearranged((before, event))
+        self._told.clear()
+        self._last = now
+
     def touch(self, path: RelPath, now: float, *, closed: bool, created: bool = False) -> None:
         """The file's content is changing (`closed`: was changed, and its writer is done)."""
         found = self.files.get(path)

@@ -254,8 +254,9 @@ class Intent:
             if why is not None:
                 self.report(path, f"{why}; what was sent from here is kept")
                 return
-            if stat.S_ISDIR(found.st_mode) is folder and found.st_ino == before.inode:
-                # The very same is there, whatever was told.
+            same_kind = stat.S_ISDIR(found.st_mode) is folder
+            if same_kind and (not folder or found.st_ino == before.inode):
+                # The very same is there, whatever was told; or another file, which is its next version.
                 outcome.rescan_after_s = 0.0
                 return
         try:

@@ -312,9 +312,16 @@ class Live:
         if local:
             self._gone(half)
             return
-        self._burst.replace(half.number, Moved(half.path, path, half.folder), now)
+        moved = Moved(half.path, path, half.folder)
+        if self._burst.comes_back(half.number, moved) and self._is_there(half.path):
+            self._burst.exchange(half.number, moved, now)
+        else:
+            self._burst.replace(half.number, moved, now)
         if half.folder:
             self._arrives(half, path, now)
+
+    def _is_there(self, path: RelPath) -> bool:
+        return os.path.lexists(self._root.path(path))
 
     def _arrives(self, half: _Half, path: RelPath, now: float) -> None:
         """A folder has moved within the tree, with all that is watched in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import socket
@@ -28,6 +29,13 @@ def run(*command, cwd):
     subprocess.run(
         command, cwd=cwd, check=True, timeout=60, capture_output=True, env=os.environ | GIT
     )
+
+
+def exchange(folder, one, two):
+    """Lets two names change places in one call."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.renameat2(-100, os.fsencode(folder / one), -100, os.fsencode(folder / two), 2) != 0:
+        pytest.skip("the file system cannot exchange names")
 
 
 class TestOneFile:
@@ -270,19 +278,58 @@ class TestFolders:
 
     def test_two_folders_when_exchanged_in_one_call_then_are_right_in_the_end(self, watched):
         """The kernel tells it as two moves, one onto the other."""
-        import ctypes
-
         for name in ("a", "b"):
             (watched.folder / name).mkdir()
             (watched.folder / name / name).write_bytes(name.encode())
         watched.same()
-        one, two = (os.fsencode(watched.folder / name) for name in ("a", "b"))
-        done = ctypes.CDLL(None, use_errno=True).renameat2(-100, one, -100, two, 2)
-        if done != 0:
-            pytest.skip("the file system cannot exchange names")
+        exchange(watched.folder, "a", "b")
         watched.same()
 
         assert {"a": None, "a/b": b"b", "b": None, "b/a": b"a"} == watched.sink.tree
+
+    def test_two_files_when_exchanged_in_one_call_then_change_names(self, watched):
+        """Neither is removed, and no byte is sent again."""
+        for name in ("a", "b"):
+            (watched.folder / name).write_bytes(name.encode())
+        watched.same()
+        watched.forget()
+        exchange(watched.folder, "a", "b")
+        watched.same()
+        watched.settled()
+
+        assert {"a": b"b", "b": b"a"} == watched.sink.tree
+        assert [] == watched.sink.told("put") + watched.sink.told("remove")
+
+    def test_file_when_exchanged_and_written_then_both_are_right(self, watched):
+        """The write belongs to the one that has the name now."""
+        for name in ("a", "b"):
+            (watched.folder / name).write_bytes(name.encode())
+        watched.same()
+        exchange(watched.folder, "a", "b")
+        (watched.folder / "b").write_bytes(b"new")
+        watched.same()
+
+        assert {"a": b"b", "b": b"new"} == watched.sink.tree
+        assert [] == watched.sink.told("remove")
+
+    @pytest.mark.parametrize("other", ["d", "x.swp"])
+    def test_file_when_exchanged_with_what_is_no_file_of_ours_is_right_in_the_end(
+        self, watched, other
+    ):
+        """A folder, or what stays here."""
+        (watched.folder / "a").write_bytes(b"a")
+        if other == "d":
+            (watched.folder / "d").mkdir()
+            (watched.folder / "d" / "f").write_bytes(b"f")
+        else:
+            (watched.folder / other).write_bytes(b"swap")
+        watched.same("x.swp")
+        exchange(watched.folder, "a", other)
+        watched.same("x.swp")
+        watched.settled()
+
+        wanted = {"a": None, "a/f": b"f", "d": b"a"} if other == "d" else {"a": b"swap"}
+        assert wanted == watched.sink.tree
 
 
 class TestPrograms:
