@@ -112,7 +112,7 @@ class Undo:
         else:
             undone = await asyncio.to_thread(self._showing.gone_at, target)
             if undone is not None:
-                return await self._undelete(undone)
+                return await self._undelete(undone, target)
             found = await asyncio.to_thread(self._newest_of, target)
             if found is None:
                 raise NotFound(
@@ -147,10 +147,17 @@ class Undo:
                 return row
         return None
 
-    async def _undelete(self, row: Local) -> changes.Restored:
-        """The delete was not sent yet: it is taken back."""
+    async def _undelete(self, row: Local, target: str) -> changes.Restored:
+        """The delete was not sent yet: it is taken back, of a folder with all that was removed in it."""
         path = self._showing.shown(self._showing.path(row, self._showing.view()))
-        await asyncio.to_thread(self._overlay.discard, row.id)
+
+        def take_back() -> None:
+            self._overlay.discard(row.id)
+            if row.is_folder:
+                inside = [one for _, one in self._discardable([target]) if one.gone]
+                self._discard([(path, one) for one in inside])
+
+        await asyncio.to_thread(take_back)
         return {
             "path": path,
             "recovered": {

@@ -743,6 +743,8 @@ class SynapseFs:
         """Tells the kernel. On whatever thread saw the change; never on one that answers it."""
         miss(self._overlay, [change.id for change in changes if change.gone])
         for change in changes:
+            if change.gone:
+                self._listed.discard(change.id)
             if change.appeared or change.moved_on or change.gone:
                 self._give_way(change)
         for change in changes:

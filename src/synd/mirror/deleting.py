@@ -150,11 +150,11 @@ class Deletes:
             raise Later(0.0)
         if not below.foreign:
             await self._gone(row.entity)
-            await self._let_go(below.ours)
+            await self._let_go(below)
             return await self._delete_last(row)
         for entity in below.deletable:
             await self._gone(entity)
-        await self._let_go(below.ours)
+        await self._let_go(below)
         for number in [*below.kept, row.id]:
             await self._tools.record(partial(self._came_back, number=number))
         for folder in {folder for folder, _ in below.foreign}:
@@ -171,7 +171,7 @@ class Deletes:
         return entity
 
     async def _delete_last(self, row: Local) -> Done:
-        await self._tools.record(lambda tx: self._tools.records.ended(tx, row))
+        await self._tools.record(lambda tx: self._tools.records.deleted(tx, row))
         await self._tools.record(self._wake_parked)
         checkpoint("push.after-record")
         return Done("deleted", row, row.entity)
@@ -179,17 +179,21 @@ class Deletes:
     def _wake_parked(self, tx: Connection) -> None:
         self._tools.outbox.wake_parked(tx, self._tools.overlay.now_ns())
 
-    async def _let_go(self, numbers: list[int]) -> None:
-        for start in range(0, len(numbers), LET_GO_AT_ONCE):
-            batch = numbers[start : start + LET_GO_AT_ONCE]
-            await self._tools.record(partial(self._end_all, numbers=batch))
+    async def _let_go(self, below: Below) -> None:
+        """Ends the rows of what is deleted. The top of each tree can be restored, and all in it with it."""
+        tops = frozenset(below.deletable)
+        for start in range(0, len(below.ours), LET_GO_AT_ONCE):
+            batch = below.ours[start : start + LET_GO_AT_ONCE]
+            await self._tools.record(partial(self._end_all, numbers=batch, tops=tops))
 
-    def _end_all(self, tx: Connection, *, numbers: list[int]) -> News:
+    def _end_all(self, tx: Connection, *, numbers: list[int], tops: frozenset[EntityId]) -> News:
         news = News()
+        records = self._tools.records
         for number in numbers:
             now = self._tools.overlay.locals.find(number, tx)
             if now is not None and now.gone and now.entity is not None:
-                news.changes += self._tools.records.ended(tx, now).changes
+                end = records.deleted if now.entity in tops else records.ended
+                news.changes += end(tx, now).changes
         return news
 
     def _came_back(self, tx: Connection, *, number: int) -> News:

@@ -390,13 +390,14 @@ class Entities:
 
     def drop(self, tx: sqlite3.Connection, entity: EntityId) -> list[Change]:
         """Takes an entity that the service has no more out of its folder's listing, in the caller's
-        transaction.
+        transaction. Of a folder it is not known what it holds, should it come back.
         """
         self._note(entity)
         row = tx.execute(_GET, (entity,)).fetchone()
         if row is None:
             return []
         tx.execute("UPDATE entity SET listed = 0 WHERE id = ?", (entity,))
+        tx.execute("UPDATE folder SET listed_ns = 0 WHERE id = ?", (entity,))
         return [Change(entity, row[1], row[3], gone=True, moved_on=False)]
 
     def forget(self, entity: EntityId) -> Change | None:

@@ -619,6 +619,28 @@ class TestTakingBack:
 
         assert BEFORE["top.csv"] == held(writable, project)["top.csv"]
 
+    @pytest.mark.parametrize("sent", [True, False], ids=["sent", "not sent yet"])
+    def test_removed_folder_when_restored_is_back_with_all_in_it(self, writable, place, sent):
+        """At once, whether or not its delete was sent meanwhile."""
+        project, where = place
+        path = sh(writable, where, "mkdir folder/in; echo x > folder/in/x; readlink -f folder")
+        settled(writable)
+        before = held(writable, project)
+        if not sent:
+            assert 0 == writable.synd("pause").status
+        sh(writable, where, "rm -r folder")
+        if sent:
+            settled(writable)
+            assert {"top.csv"} == set(held(writable, project))
+        done = writable.synd("restore", path.strip())
+        assert done.status == 0, done.err
+        here = sh(writable, where, "cat folder/a.txt folder/in/x; ls folder")
+        assert 0 == writable.synd("resume").status
+        settled(writable)
+
+        assert "first a\nx\na.txt\nb.txt\nin\n" == here
+        assert before == held(writable, project)
+
     def test_edit_when_discarded_is_gone_and_can_be_restored(self, writable, place):
         """The bytes go to the recovery area, and come back from there."""
         project, where = place
