@@ -113,6 +113,9 @@ class FakeReady:
         self.refusal: SyndError | None = None
         """What asking for work raises."""
         self.refused: list[ready.NotTaken] = []
+        self.failed: list[ready.NotPrepared] = []
+        self.jobs: list[contract.Job] = []
+        """What asking for work answers beside what is ready."""
 
     async def find(
         self,
@@ -169,8 +172,8 @@ class FakeReady:
             raise self.refusal
         self.started += targets
         return {
-            "jobs": [], "ready": list(targets), "as_they_are": [], "failed": [],
-            "refused": self.refused,
+            "jobs": self.jobs, "ready": list(targets), "as_they_are": [],
+            "failed": self.failed, "refused": self.refused,
         }  # fmt: skip
 
     async def formats(self) -> ready.Formats:

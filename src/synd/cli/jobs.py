@@ -17,6 +17,7 @@ from synd.cli.output import Json
 if TYPE_CHECKING:
     from synd.control.connect import Control
     from synd.control.contract import Job, JobLog, Jobs, QueueState
+    from synd.errors import SyndError
 
 app = typer.Typer(help="See and steer the queue of jobs.")
 
@@ -364,9 +365,15 @@ def follow(control: Control, started: Job, text: str) -> Job:
 
     Raises the job's own error when it failed, Cancelled when somebody else cancelled it.
     """
-    from synd.control.connect import problem_error
-    from synd.errors import Cancelled, SyndError
+    now = ended(control, started, text)
+    error = error_of(now)
+    if error is not None:
+        raise error
+    return now
 
+
+def ended(control: Control, started: Job, text: str) -> Job:
+    """The same, whatever its end is."""
     now = started
     try:
         with output.bar(text, unit=started["progress"]["unit"]) as update:
@@ -381,12 +388,18 @@ def follow(control: Control, started: Job, text: str) -> Job:
     except KeyboardInterrupt:
         control.job(now["id"], "cancel")
         raise
-    if now["state"] == "cancelled":
-        raise Cancelled(f"job {now['id']} was cancelled", hint=f"`synd retry {now['id']}`")
-    if now["state"] == "failed":
-        if now["problem"] is None:
-            raise SyndError(
-                f"job {now['id']} failed without saying why", hint="see the daemon's log"
-            )
-        raise problem_error(json.dumps(now["problem"]).encode())
     return now
+
+
+def error_of(job: Job) -> SyndError | None:
+    """Why an ended job did not do its work; None: it did."""
+    from synd.control.connect import problem_error
+    from synd.errors import Cancelled, SyndError
+
+    if job["state"] == "cancelled":
+        return Cancelled(f"job {job['id']} was cancelled", hint=f"`synd retry {job['id']}`")
+    if job["state"] != "failed":
+        return None
+    if job["problem"] is None:
+        return SyndError(f"job {job['id']} failed without saying why", hint="see the daemon's log")
+    return problem_error(json.dumps(job["problem"]).encode())
