@@ -321,7 +321,7 @@ def decoded(
 def refuse_twice(data: bytes) -> None:
     """Raises StageFailed(FORMAT_MISMATCH) when decoded bytes are packed once more: one layer is all there may be."""
     inner = container_of(data[: bgzf.HEAD_BYTES])
-    if inner not in _AS_IT_IS:
+    if inner is not Container.NONE:
         raise StageFailed(
             f"the file is packed twice: {inner} stands within", failure=Failure.FORMAT_MISMATCH
         )

@@ -60,7 +60,8 @@ _NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 """What is meant as a number, though perhaps not a legal one: no name of a column."""
 _END = re.compile(rb";END=([0-9]{1,18})(?![^;\n])")
 _LEAST_COLUMNS = {Family.VCF: 8, Family.BED: 3, Family.GFF: 8}
-_LARGEST = 10**18
+FARTHEST = 1 << 32
+"""The last base that a CSI index of text holds, as tabix makes it."""
 _FLAT_COLUMNS = 12
 """With more columns (samples) it is quicker to leave them unsplit."""
 _PIECE_BYTES = 64 << 10
@@ -106,7 +107,9 @@ class Report:
     clean: bool
     """Nothing had to be changed: the source itself may be indexed, when its packing allows."""
     points: tuple[Point, ...]
-    """First and last record, in the order of the file, of up to three contigs (the first two and the last)."""
+    """First and last record, in the order of the file, of up to three contigs (the first two and the last), but
+    for those that no region finds.
+    """
     body_bytes: int
     """Given to `write_body`."""
 
@@ -193,9 +196,10 @@ class _Pass:
             largest_end=self.largest_end,
             clean=self.clean,
             points=tuple(
-                self._point(contig, line)
+                point
                 for contig, lines in self.marks.items()
                 for line in dict.fromkeys(lines)
+                if (point := self._point(contig, line)) is not None
             ),
             body_bytes=self.body_bytes,
         )
@@ -332,7 +336,7 @@ class _Pass:
             # A cell without a digit, or with thousands.
             return False
         largest = max(ends)
-        if largest >= _LARGEST or max(begins) >= _LARGEST:
+        if largest > FARTHEST or max(begins) > FARTHEST:
             return False
         if second and not all(map(le, begins, ends)):
             return False
@@ -410,13 +414,16 @@ class _Pass:
         if not contig:
             raise self._bad("the name of the contig is empty", self.line, record)
         begin = self._number(cells, rules.begin, record)
-        if not rules.end:
-            return (
-                contig,
-                begin,
-                max(_vcf_ends([begin], record, lambda number: [cells[number - 1]])),
+        if rules.end:
+            end = self._number(cells, rules.end, record)
+        else:
+            end = max(_vcf_ends([begin], record, lambda number: [cells[number - 1]]))
+        if max(begin, end) > FARTHEST:
+            raise self._bad(
+                f"it lies past {FARTHEST}, the last place that an index holds", self.line, record
             )
-        end = self._number(cells, rules.end, record)
+        if not rules.end:
+            return contig, begin, end
         if begin > end:
             raise self._bad("the start lies behind the end", self.line, record)
         if rules is GFF and begin < 1:
@@ -495,8 +502,11 @@ class _Pass:
                 found.append(lines[firsts[name]])
             found[1:] = [lines[lasts[name]]]
 
-    def _point(self, contig: bytes, line: bytes) -> Point:
+    def _point(self, contig: bytes, line: bytes) -> Point | None:
+        """None: it has no base, and stands before the first: no region holds it."""
         _, begin, end = self._checked(line)
+        if self.rules is BED and not end:
+            return None
         begin = max(1, begin + 1 if self.rules is BED else begin)
         return Point(contig, begin, max(begin, end))
 

@@ -16,7 +16,11 @@ from synd.processors.pipeline import Ended
 from synd.processors.tools import Step
 from synd.processors.workshop import Workshop
 
-_UNEVEN: Final = re.compile(r"Different line length|[Ff]ormat error|malformed|Inlined empty line")
+_UNEVEN: Final = re.compile(
+    r"Different line length|[Ff]ormat error|malformed|Inlined empty line|File truncated"
+)
+_BOM: Final = b"\xef\xbb\xbf"
+_TWICE: Final = re.compile(r"Ignoring duplicate sequence \"(.*)\"")
 
 
 class Faidx:
@@ -53,9 +57,12 @@ def _data(shop: Workshop) -> Made:
     count = _Sequences()
     if container in (Container.NONE, Container.BGZF):
         with shop.decoding() as chunks:
+            marked = False
             for chunk in chunks:
+                marked = marked or (not count.size and chunk.startswith(_BOM))
                 count.add(chunk)
-        if chunks.container is container:
+        if chunks.container is container and not marked:
+            count.check()
             shop.facts.records = count.count
             return Made(
                 ArtifactKind.DATA,
@@ -73,10 +80,12 @@ def _data(shop: Workshop) -> Made:
     with shop.pipe() as pipe, shop.decoding() as chunks:
         with packing(shop, pipe, path, verify.keep_text) as packed:
             for chunk in chunks:
-                count.add(chunk)
-                packed.write(chunk)
+                kept_of_it = chunk if count.size else chunk.removeprefix(_BOM)
+                count.add(kept_of_it)
+                packed.write(kept_of_it)
         pipe.finish().check()
         kept = packed.kept()
+    count.check()
     if kept.lines != count.lines:
         raise verify.wrong(f"{count.lines} lines were written, and {kept.lines} came out")
     shop.facts.records = count.count
@@ -102,6 +111,10 @@ def _index(shop: Workshop, data: Stored) -> Made:
     gzi = shop.file(name + ".gzi") if packed else None
     outcome = shop.run(shop.command(Step.SEQUENCES, "samtools", "faidx", name), watch=True)
     outcome.check(_explain)
+    if (twice := _TWICE.search(outcome.ended[-1].text)) is not None:
+        raise _invalid(f"two sequences are named {twice[1]!r}")
+    if any(line.startswith(b"\t") for line in fai.read_bytes().splitlines()):
+        raise _invalid("a sequence has no name")
     found = verify.index(
         fai,
         ".fai",
@@ -135,18 +148,33 @@ class _Sequences:
     """Counts lines that begin with `>`."""
 
     def __init__(self) -> None:
+        self.size = 0
         self.count = 0
         self.lines = 0
         self._before = b"\n"
+        self._last = b""
+        """What the last line begins with."""
 
     def add(self, data: bytes) -> None:
+        self.size += len(data)
         self.lines += data.count(b"\n")
         self.count += (self._before + data).count(b"\n>")
+        start = data.rfind(b"\n", 0, -1) + 1
+        if start or self._before == b"\n":
+            self._last = data[start : start + 1]
         self._before = data[-1:] or self._before
+
+    def check(self) -> None:
+        """Raises INVALID_RECORD when it ends in a name: samtools 1.16 fails then without a reason."""
+        if self._last == b">":
+            raise _invalid("it ends in a name, without the sequence")
 
 
 def _explain(one: Ended) -> StageFailed | None:
     if _UNEVEN.search(one.text):
-        words = one.complaints[0] if one.complaints else one.why()
-        return StageFailed(f"it cannot be indexed: {words}", failure=Failure.INVALID_RECORD)
+        return _invalid(f"it cannot be indexed: {(*one.complaints, one.why())[0]}")
     return None
+
+
+def _invalid(text: str) -> StageFailed:
+    return StageFailed(text, failure=Failure.INVALID_RECORD)

@@ -182,7 +182,9 @@ class Finder:
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
             columns = line.split(b"\t", max(self._contig, self._begin) + 1)
-            self.left.discard((columns[self._contig], int(columns[self._begin]) + self._shift))
+            # Position 0 of VCF, the telomere, is found where 1 is asked for.
+            at = max(1, int(columns[self._begin]) + self._shift)
+            self.left.discard((columns[self._contig], at))
         return not self.left
 
 

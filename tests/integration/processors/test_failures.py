@@ -121,6 +121,7 @@ def test_sam_when_its_header_does_not_do_then_is_invalid(tmp_path, tools, header
         ("x.bed", "#a\nchr1\t5\t1e3\n", 2),
         ("x.vcf", "##fileformat=VCFv4.2\n#CHROM\tPOS\nchr1\t-3\t.\tA\tC\t.\t.\t.\n", 3),
         ("x.gff3", "##gff-version 3\nchr1\tx\tgene\t0\t5\t.\t+\t.\tID=a\n", 2),
+        ("x.bed", "chr1\t5\t10\nchr1\t20\t4294967297\n", 2),
     ],
 )
 def test_text_when_a_record_is_bad_then_is_told_which(tmp_path, tools, name, text, line):
@@ -131,6 +132,25 @@ def test_text_when_a_record_is_bad_then_is_told_which(tmp_path, tools, name, tex
     error = failing(genomics.order(path, tmp_path / "work", tools=tools))
 
     assert (error.failure, error.bad_line) == (Failure.INVALID_RECORD, line)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.vcf", "##fileformat=VCFv4.2\n#CHROM\tPOS\nchr1\t0\t.\tA\tC\t.\t.\t.\n"),
+        ("x.bed", "chr1\t0\t0\n"),
+        ("x.bed", "chr1\t0\t0\nchr1\t0\t1\nchr2\t7\t7\n"),
+        ("x.bed", "chr1\t5\t4294967296\n"),
+    ],
+    ids=["telomere", "before-the-first", "without-a-base", "the-last-place"],
+)
+def test_text_when_a_record_lies_at_the_very_edge_then_is_prepared(tmp_path, tools, name, text):
+    """Position 0 of VCF is the telomere, a record of BED may have no base, and what is legal is no bug."""
+    path = tmp_path / name
+    path.write_text(text)
+    result = genomics.make(genomics.order(path, tmp_path / "work", tools=tools))
+
+    assert text.encode().splitlines() == list(genomics.lines(result.data))
 
 
 def test_text_when_disorder_comes_late_then_is_sorted_after_all(tmp_path, tools):

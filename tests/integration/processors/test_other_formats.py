@@ -74,6 +74,39 @@ def test_fasta_when_uneven_then_is_no_valid_record(tmp_path, tools):
     assert failed.value.failure == Failure.INVALID_RECORD
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b">one\nAC\n>one\nGT\n", "two sequences are named 'one'"),
+        (b">\nACGT\n", "a sequence has no name"),
+        (b">one\n", "it ends in a name"),
+        (b">one\n>two", "it ends in a name"),
+        (b">one\nAC\n>two\n", "it ends in a name"),
+    ],
+    ids=["twice", "nameless", "empty", "empty-two", "ends-in-a-name"],
+)
+def test_fasta_when_a_sequence_cannot_be_found_then_is_no_valid_record(tmp_path, tools, text, why):
+    """It is the content that is at fault: said so at once, not tried again as if a tool had failed."""
+    path = tmp_path / "x.fa"
+    path.write_bytes(text)
+
+    with pytest.raises(StageFailed) as failed:
+        genomics.make(genomics.order(path, tmp_path / "work", tools=tools))
+    assert failed.value.failure == Failure.INVALID_RECORD
+    assert why in failed.value.message
+
+
+def test_fasta_when_it_begins_with_a_byte_order_mark_then_is_packed_without(tmp_path, tools):
+    """No tool reads past the mark."""
+    path = tmp_path / "x.fa"
+    path.write_bytes(b"\xef\xbb\xbf" + SEQUENCES)
+    result = genomics.make(genomics.order(path, tmp_path / "work", tools=tools))
+
+    assert Work.COMPRESS_INDEX == result.finished.work
+    assert genomics.lines(result.data) == SEQUENCES.splitlines()
+    assert result.index.read_text().startswith("one\t12\t")
+
+
 @pytest.mark.parametrize("file", ["align/sorted.bam", "align/unsorted.bam"])
 def test_cram_always_is_readable_by_region(tmp_path, tools, file):
     """A sorted CRAM is indexed as it is, another is sorted."""

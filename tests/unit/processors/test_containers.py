@@ -196,7 +196,7 @@ def test_decoder_when_a_block_lies_about_its_size_tells():
         )
 
 
-@pytest.mark.parametrize("inner", [*PACKED.values(), b"PK\x03\x04"])
+@pytest.mark.parametrize("inner", [*PACKED.values(), b"PK\x03\x04", b"CRAM\x03\x00"])
 @pytest.mark.parametrize("pack", [member, blocked, bz2.compress, lzma.compress])
 def test_decoder_when_packed_twice_refuses(pack, inner):
     """One layer only."""

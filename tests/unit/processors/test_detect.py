@@ -211,6 +211,7 @@ def test_detect_when_nothing_could_be_decoded_yet_believes_the_name():
         ("x.vcf.gz", member(member(VCF))),
         ("x.gz", member(bz2.compress(VCF))),
         ("x", member(b"PK\x03\x04")),
+        ("x.cram.gz", member(b"CRAM\x03\x00")),
     ],
 )
 def test_detect_when_name_and_content_cannot_both_be_right_refuses(name, head):
