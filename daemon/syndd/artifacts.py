@@ -88,7 +88,7 @@ class ReadyFiles:
         if raw:
             return await self._raw(row, file, kind)
         # A few reads of the store and of the cache's names: less than a thread costs.
-        pair = self._preparer.look(file)
+        pair = self._preparer.look(file, row.name)
         found = pair.data if kind is ArtifactKind.DATA else pair.index
         if found is not None:
             return self._content(row, file, found, suffix)
@@ -164,10 +164,10 @@ class ReadyFiles:
         if row.key is None or row.md5 is None:
             return [*jobs]
         file = row.file()
-        pair = self._preparer.look(file)
+        pair = self._preparer.look(file, row.name)
         if pair.data is not None and pair.index is not None:
             return [job for job in jobs if job["kind"] != KIND]
-        error = self._preparer.refused(file)
+        error = self._preparer.refused(file, row.name)
         if error is None or any(job["kind"] == KIND for job in jobs):
             return [*jobs]
         told: contract.WhyJob = {

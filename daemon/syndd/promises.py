@@ -21,13 +21,13 @@ class Promises:
         self._preparer = preparer
         self._dispatcher = dispatcher
 
-    def look(self, file: FileVersion) -> Pair:
+    def look(self, file: FileVersion, name: str) -> Pair:
         """What of a file's artifacts can be read now."""
-        return self._preparer.look(file)
+        return self._preparer.look(file, name)
 
-    def refused(self, file: FileVersion) -> StageFailed | None:
+    def refused(self, file: FileVersion, name: str) -> StageFailed | None:
         """Why a file's bytes cannot be processed, when that was found lately."""
-        return self._preparer.refused(file)
+        return self._preparer.refused(file, name)
 
     async def make(self, file: FileVersion, name: str) -> str:
         """Ends when data and index can be read; otherwise says why there is nothing to make.

@@ -70,7 +70,7 @@ async def live(root: Path, name: str, point: str) -> None:
             await preparer.want(file, name)
         while queue.all(tuple(ACTIVE)) and not task.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # nothing tells of what others write
-        (root / "pair.json").write_text(json.dumps(_told(preparer.look(file))))
+        (root / "pair.json").write_text(json.dumps(_told(preparer.look(file, name))))
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -66,8 +66,8 @@ class Both(Protocol):
 class Making(Protocol):
     """What is asked of `syndd.promises.Promises`."""
 
-    def look(self, file: FileVersion) -> Both: ...
-    def refused(self, file: FileVersion) -> StageFailed | None: ...
+    def look(self, file: FileVersion, name: str) -> Both: ...
+    def refused(self, file: FileVersion, name: str) -> StageFailed | None: ...
     async def make(self, file: FileVersion, name: str) -> str:
         """Ends when both are there; otherwise says why there is nothing to make."""
         ...
@@ -120,7 +120,7 @@ class ReadyState:
         """What can be read now; None: not all of it is there."""
         if not row.detailed or row.md5 is None:
             return None
-        pair = self.making.look(row.file())
+        pair = self.making.look(row.file(), row.name)
         data, index = pair.data, pair.index
         if data is None or index is None:
             return None
@@ -152,7 +152,7 @@ class ReadyState:
 
     def refused(self, row: Row) -> StageFailed | None:
         """Why its bytes cannot be processed, as far as that is known."""
-        return self.making.refused(row.file()) if row.detailed else None
+        return self.making.refused(row.file(), row.name) if row.detailed else None
 
     def told(self, key: int) -> Told:
         """The same for people, of a file by its key."""

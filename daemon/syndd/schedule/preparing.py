@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,11 +41,25 @@ from synd.processors.base import (
     Tools,
 )
 from synd.processors.containers import Container
-from synd.processors.detect import HEAD_BYTES, Detected, Format, detect, name_format
+from synd.processors.detect import (
+    HEAD_BYTES,
+    Detected,
+    Format,
+    detect,
+    holds_for,
+    name_format,
+)
 from synd.processors.keys import workflow_key
 from synd.processors.select import PROCESSORS, select
 from synd.processors.stages import Order
-from synd.store.artifacts import ArtifactRow, Artifacts, RefusalRow, put_artifact, put_refusal
+from synd.store.artifacts import (
+    ArtifactRow,
+    Artifacts,
+    RefusalRow,
+    forget_refusal,
+    put_artifact,
+    put_refusal,
+)
 from synd.store.connect import Store
 from synd.store.entities import Row
 from syndd.schedule.beside import Beside, Found
@@ -197,28 +211,43 @@ class Preparer:
         """Whether files are served as they are."""
         return self._settings.off
 
-    def look(self, file: FileVersion) -> Pair:
-        """What of a file's artifacts can be read now. Asks nobody, starts nothing."""
-        if file.md5 is None or self._settings.off:
-            return Pair(None, None)
-        rows = self._rows.of_content(file.md5, VERSIONS)
-        found = [row for row in rows if row.kind == ArtifactKind.DATA and self._is_here(row, file)]
-        if not found:
-            return Pair(None, None)
-        data = found[0]
-        # Offsets of an index hold for the very bytes that it was built from.
-        index = next(
-            (
-                row
-                for row in rows
-                if row.kind == ArtifactKind.INDEX
-                and row.processor == data.processor
-                and row.of_digest == data.digest
-                and self._is_here(row, file)
-            ),
-            None,
+    def look(self, file: FileVersion, name: str) -> Pair:
+        """What of a file's artifacts can be read now. Asks nobody, starts nothing.
+
+        What was made of the same bytes for another file serves, unless they mean another thing under this name.
+        """
+        own = f"{SYNAPSE}/{syn(file.entity)}/"
+        return _pair(
+            self._made(
+                file, lambda row: holds_for(row.format, name, own=row.cache_key.startswith(own))
+            )
         )
-        return Pair(_ready(data), None if index is None else _ready(index))
+
+    def _made(
+        self, file: FileVersion, fits: Callable[[ArtifactRow], bool]
+    ) -> tuple[ArtifactRow | None, ArtifactRow | None]:
+        """Data and index of these bytes that are here: a pair, or the data alone, or nothing."""
+        if file.md5 is None or self._settings.off:
+            return None, None
+        rows = [
+            row
+            for row in self._rows.of_content(file.md5, VERSIONS)
+            if fits(row) and self._is_here(row, file)
+        ]
+        alone = None
+        for data in rows:
+            if data.kind != ArtifactKind.DATA:
+                continue
+            for row in rows:
+                # Offsets of an index hold for the very bytes that it was built from.
+                if (
+                    row.kind == ArtifactKind.INDEX
+                    and row.processor == data.processor
+                    and row.of_digest == data.digest
+                ):
+                    return data, row
+            alone = alone or data
+        return alone, None
 
     def _is_here(self, row: ArtifactRow, file: FileVersion) -> bool:
         if row.alias_of == "source":
@@ -227,13 +256,25 @@ class Preparer:
             self._cache.has(ContentKey(key), size) for key, size in row.extra.values()
         )
 
-    def refused(self, file: FileVersion) -> StageFailed | None:
-        """Why a file's bytes cannot be processed, when that was found lately."""
+    def refused(
+        self, file: FileVersion, name: str, format: Format | None = None
+    ) -> StageFailed | None:
+        """Why a file's bytes cannot be processed under that name, when that was found lately. `format`: what they were
+        just found to be; left out, the name tells it as far as it can.
+        """
         if file.md5 is None:
             return None
         since = self._clock.now_ns() - round(self._settings.negative_ttl_s * NS)
-        row = self._rows.refusal(file.md5, VERSIONS, since)
-        if row is None:
+        for row in self._rows.refusals(file.md5, VERSIONS, since):
+            if not row.who:
+                holds = format is None and row.format == name_format(name)
+            elif format is None:
+                holds = holds_for(row.format, name)
+            else:
+                holds = row.format == format
+            if holds:
+                break
+        else:
             return None
         return StageFailed(
             row.message, failure=row.failure, bad_line=row.bad_line, entity=syn(file.entity),
@@ -259,10 +300,10 @@ class Preparer:
             return NothingToMake("preprocessing is off (engine = off)")
         if file.md5 is None:
             return NothingToMake("the service does not know its md5")
-        pair = await asyncio.to_thread(self.look, file)
+        pair = await asyncio.to_thread(self.look, file, name)
         if pair.data is not None and pair.index is not None:
             return pair
-        error = await asyncio.to_thread(self.refused, file)
+        error = await asyncio.to_thread(self.refused, file, name)
         if error is not None:
             raise error
         source = Source(SYNAPSE, syn(file.entity), file.md5, name, file.size or 0, hint)
@@ -273,21 +314,27 @@ class Preparer:
             head = await self._read_head(file, HEAD_BYTES)
             detected = detect(name, head, hint=hint)
         except StageFailed as refused:
-            await self._remember(file, refused)
+            await self._remember(file, refused, f"/{name_format(name)}", 0)
             raise
         except (Forbidden, NotFound, NotLoggedIn, NotSupported, Busy):
             raise
         except SyndError as away:
             # Tried again by the job, as long as the name says that there is something to make.
-            claimed = Detected(Format(name_format(name) or Format.OPAQUE), Container.NONE, "")
-            processor = self._select(claimed.format)
-            if processor is None or not processor.needs_processing(claimed):
+            detected = Detected(Format(name_format(name) or Format.OPAQUE), Container.NONE, "")
+            processor = self._select(detected.format)
+            if processor is None or not processor.needs_processing(detected):
                 raise
             log.info("source.away", extra=fields(entity=source.id, why=away.message))
         else:
             processor = self._select(detected.format)
             if processor is None or not processor.needs_processing(detected):
                 return NothingToMake(f"{detected.format} files are read as they are")
+            error = await asyncio.to_thread(self.refused, file, name, detected.format)
+            if error is not None:
+                raise error
+            shared = await self._share(file, source, processor, detected)
+            if shared is not None:
+                return shared
             if self._beside is not None:
                 found = await self._beside.find(file, name, detected, head)
                 if found is not None:
@@ -300,6 +347,7 @@ class Preparer:
             "size": file.size,
             "name": name,
             "hint": hint,
+            "format": str(detected.format),
             "store": file.store,
             "url": file.external_url,
         }
@@ -331,13 +379,29 @@ class Preparer:
             content=found.file.key, extra=found.extra,
         )  # fmt: skip
 
+        return await self._put(data, index)
+
+    async def _share(
+        self, file: FileVersion, source: Source, processor: Processor, detected: Detected
+    ) -> Pair | None:
+        """What was made of the same bytes under a name that did not tell their format, recorded for this file too."""
+        format = str(detected.format)
+        data, index = await asyncio.to_thread(self._made, file, lambda row: row.format == format)
+        if data is None or index is None or data.processor != processor.id:
+            return None
+        return await self._put(
+            data._replace(cache_key=processor.cache_key(source, ArtifactKind.DATA)),
+            index._replace(cache_key=processor.cache_key(source, ArtifactKind.INDEX)),
+        )
+
+    async def _put(self, data: ArtifactRow, index: ArtifactRow) -> Pair:
         def write() -> None:
             with self._store.write() as tx:
                 put_artifact(tx, data)
                 put_artifact(tx, index)
 
         await self._write(write)
-        return Pair(_ready(data), _ready(index))
+        return _pair((data, index))
 
     async def beside(self, file: FileVersion, name: str) -> Row | None:
         """The file that lies beside another as its index, whatever it holds; None: there is none."""
@@ -349,7 +413,9 @@ class Preparer:
     def _select(self, format: Format) -> Processor | None:
         return select(format, ArtifactKind.DATA, gtf_as_gff3=self._settings.caps.gtf_as_gff3)
 
-    async def _remember(self, file: FileVersion, error: StageFailed) -> None:
+    async def _remember(
+        self, file: FileVersion, error: StageFailed, processor: str, version: int
+    ) -> None:
         try:
             of_content = Failure(error.failure).meaning.of_content
         except ValueError:
@@ -357,12 +423,25 @@ class Preparer:
         if not of_content or file.md5 is None:
             return
         row = RefusalRow(
-            file.md5, "", 0, error.failure, error.message, error.bad_line, self._clock.now_ns()
-        )
+            file.md5, processor, version, error.failure, error.message, error.bad_line,
+            self._clock.now_ns(),
+        )  # fmt: skip
 
         def write() -> None:
             with self._store.write() as tx:
                 put_refusal(tx, row)
+
+        await self._write(write)
+
+    async def _forget(self, md5: Md5, who: str) -> None:
+        """Somebody asked again, and it went well: what was made may be evicted, and is made again then."""
+        known = await asyncio.to_thread(self._rows.refusals, md5, VERSIONS, 0)
+        if all(row.processor != who for row in known):
+            return
+
+        def write() -> None:
+            with self._store.write() as tx:
+                forget_refusal(tx, md5, who)
 
         await self._write(write)
 
@@ -372,7 +451,7 @@ class Preparer:
         file, name, hint = _file_of(job.arguments)
         assert file.md5 is not None  # `want` claims for nothing else
         source = Source(SYNAPSE, syn(file.entity), file.md5, name, file.size or 0, hint)
-        pair = await asyncio.to_thread(self.look, file)
+        pair = await asyncio.to_thread(self.look, file, name)
         if pair.data is not None and pair.index is not None:
             # Its predecessor died after its last word but one.
             return {"format": pair.data.format, "processor": "", "work": "none"}
@@ -407,11 +486,16 @@ class Preparer:
                 address=lambda: self._sources.address(file),
             )
         except StageFailed as error:
-            await self._remember(file, error)
+            format = str(job.arguments.get("format") or name_format(name))
+            processor = self._select(Format(format)) if format else None
+            if processor is not None:
+                who = f"{processor.id}/{format}"
+                await self._remember(file, error, who, processor.version)
             raise
         finally:
             for key in held:
                 self._cache.release(key)
+        await self._forget(file.md5, f"{done.get('processor')}/{done.get('format')}")
         return {name: done.get(name) for name in ("format", "processor", "work")}
 
     async def _stage_done(
@@ -466,6 +550,14 @@ class Preparer:
         if not self._cache.objects.adopt_file(key, path, How.HARDLINK):
             raise StageFailed("what was made is gone", failure=Failure.INTERNAL)
         return key
+
+
+def _pair(rows: tuple[ArtifactRow | None, ArtifactRow | None]) -> Pair:
+    data, index = rows
+    return Pair(
+        None if data is None else _ready(data),
+        None if index is None else _ready(index),
+    )
 
 
 def _ready(row: ArtifactRow) -> Ready:

@@ -128,6 +128,25 @@ def name_format(name: str) -> str:
     return found.value if found else ""
 
 
+_WHATEVER_NAME = frozenset([Format.BAM, Format.CRAM, Format.BCF, Format.BIGBED])
+"""Told by the content alone."""
+_PERHAPS_NAMELESS = frozenset([Format.SAM, Format.VCF, Format.GFF2, Format.GFF3, Format.FASTA])
+"""The content may tell them, or a name."""
+
+
+def holds_for(format: str, name: str, *, own: bool = False) -> bool:
+    """Whether content that was found to be `format` is surely that under this name too: a table is never turned into
+    intervals, whatever a file with the same bytes is called. `own`: it was found for this very file.
+    """
+    if not format or format in _WHATEVER_NAME:
+        return True
+    found, claim = Format(format), name_format(name)
+    for family in (BED_FAMILY, GFF_FAMILY, {found}):
+        if found in family and claim in family:
+            return True
+    return own and (not claim or found in _PERHAPS_NAMELESS)
+
+
 def content(name: str, head: bytes, *, hint: str = "") -> Detected:
     """What the content is, whether or not the name can be right.
 

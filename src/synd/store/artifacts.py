@@ -44,11 +44,20 @@ class RefusalRow(NamedTuple):
 
     md5: str
     processor: str
+    """Who, and for which format: `PROCESSOR/FORMAT`. `/FORMAT`: nobody, as it is not what such a name claims."""
     processor_version: int
     failure: str
     message: str
     bad_line: int | None
     at_ns: int
+
+    @property
+    def who(self) -> str:
+        return self.processor.partition("/")[0]
+
+    @property
+    def format(self) -> str:
+        return self.processor.partition("/")[2]
 
 
 _FIELDS = ", ".join(ArtifactRow._fields)
@@ -72,17 +81,17 @@ class Artifacts:
         found = [_row(row) for row in rows]
         return [row for row in found if (row.processor, row.processor_version) in versions]
 
-    def refusal(self, md5: str, versions: Versions, since_ns: int) -> RefusalRow | None:
-        """Why these bytes cannot be processed, as it was found after `since_ns`; None: nothing is known."""
+    def refusals(self, md5: str, versions: Versions, since_ns: int) -> list[RefusalRow]:
+        """Why these bytes cannot be processed, as it was found after `since_ns` under one name or another, newest first."""
         rows = self._store.read.execute(_REFUSED, (md5,)).fetchall()
         found = [RefusalRow._make(row) for row in rows]
         known = [
             row
             for row in found
             if row.at_ns >= since_ns
-            and (not row.processor or (row.processor, row.processor_version) in versions)
+            and (not row.who or (row.who, row.processor_version) in versions)
         ]
-        return max(known, key=lambda row: row.at_ns, default=None)
+        return sorted(known, key=lambda row: row.at_ns, reverse=True)
 
 
 def put_artifact(tx: sqlite3.Connection, row: ArtifactRow) -> None:
@@ -101,9 +110,9 @@ def put_refusal(tx: sqlite3.Connection, row: RefusalRow) -> None:
     )
 
 
-def forget_refusals(tx: sqlite3.Connection, md5: str) -> int:
-    """Somebody asks for another try; how many were forgotten."""
-    return tx.execute("DELETE FROM refusal WHERE md5 = ?", (md5,)).rowcount
+def forget_refusal(tx: sqlite3.Connection, md5: str, processor: str) -> None:
+    """They could be processed after all."""
+    tx.execute("DELETE FROM refusal WHERE md5 = ? AND processor = ?", (md5, processor))
 
 
 def _row(row: tuple[object, ...]) -> ArtifactRow:

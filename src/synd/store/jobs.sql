@@ -89,7 +89,7 @@ CREATE INDEX artifact_by_digest ON artifact (digest);
 -- processor's version is raised, or somebody asks for another try.
 CREATE TABLE refusal (
     md5               TEXT    NOT NULL,
-    processor         TEXT    NOT NULL,
+    processor         TEXT    NOT NULL,         -- PROCESSOR/FORMAT: the same bytes may be fine under another name
     processor_version INTEGER NOT NULL,
     failure           TEXT    NOT NULL,         -- synd.jobs.failures.Failure with `of_content`
     message           TEXT    NOT NULL,

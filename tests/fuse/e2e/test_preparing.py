@@ -172,6 +172,76 @@ def test_prepared_file_is_not_made_again(world: World, ids: dict[str, str]) -> N
     assert get(world, f"{ready.DATA}/{ids[name]}") == get(world, f"{ready.DATA}/{twin}")
 
 
+@pytest.mark.req("S1-18")
+@pytest.mark.parametrize("name", ["x.tsv", "x.csv", "x.txt"])
+def test_table_is_passed_on_when_its_bytes_were_prepared_under_another_name(
+    world: World, name: str
+) -> None:
+    """What a file is, its name proposes: intervals that somebody else has as BED stay a table here."""
+    server = world.remote
+    project = server.project(f"Same as {name}")
+    text = f"chr1\t10\t20\t{name}\nchr1\t5\t30\n".encode()
+    bed, table = server.file(project, "x.bed", text), server.file(project, name, text)
+    prepare(world, bed)
+    before = len(jobs(world))
+
+    assert (200, text) == get(world, f"{ready.DATA}/{table}")
+    assert 404 == get(world, f"{ready.INDEX}/{table}")[0]
+    assert 404 == get(world, f"{ready.INDEX}/{table}", "-I")[0]
+    assert 200 == get(world, f"{ready.INDEX}/{bed}")[0]
+    assert before == len(jobs(world))
+
+
+def test_content_that_tells_itself_is_shared_under_every_name(world: World) -> None:
+    """One job for one content, also where the name says nothing, or something else."""
+    server = world.remote
+    project = server.project("Named otherwise")
+    text = (GENOMICS / "variants/unsorted.vcf").read_bytes() + b"chr1\t9\t.\tA\tC\t.\t.\t.\n"
+    first, *others = (
+        server.file(project, name, text) for name in ("x.vcf", "x.txt", "x.csv", "x.bed")
+    )
+    prepare(world, first)
+    before = len(jobs(world))
+    for other in others:
+        assert 200 == get(world, f"{ready.DATA}/{other}")[0]
+        assert 200 == get(world, f"{ready.INDEX}/{other}", "-I")[0]
+    shown = world.at("@id", project, "@ready", "x.bed.gz")
+
+    assert before == len(jobs(world))
+    assert "chr1\t9\t" in world.text("tabix", shown, "chr1:9-9")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.bed", b"chr1\t10\t20\nchr1\t-5\t30\n"),
+        ("x.vcf", b"<html>not found</html>"),
+        ("x.vcf", b"chr1\t10\t20\nchr1\t5\t31\n"),
+    ],
+    ids=["bad-record", "page", "other-format"],
+)
+def test_refusal_under_one_name_leaves_other_names_alone(
+    world: World, name: str, text: bytes
+) -> None:
+    """The same bytes are no VCF, a fine BED, and a table like any other."""
+    server = world.remote
+    project = server.project(f"Same as {name} {len(text)}")
+    refused = server.file(project, name, text)
+    others = {one: server.file(project, one, text) for one in ("y.csv", "y.html", "y.txt")}
+    assert 65 == world.synd("prepare", "--wait", refused).status
+    assert 422 == get(world, f"{ready.DATA}/{refused}")[0]
+
+    for other in others.values():
+        assert (200, text) == get(world, f"{ready.DATA}/{other}")
+        assert 404 == get(world, f"{ready.INDEX}/{other}")[0]
+        assert "failed" not in world.synd("why", other).out
+    if name == "x.vcf" and text.startswith(b"chr1"):
+        bed = server.file(project, "y.bed", text)
+        prepare(world, bed)
+        assert [b"chr1\t5\t31", b"chr1\t10\t20"] == records(world, bed)
+        assert 422 == get(world, f"{ready.DATA}/{refused}")[0]
+
+
 @pytest.mark.parametrize(
     "name", ["variants/sorted.vcf.gz", "align/sorted.bam", "align/unsorted.bam"]
 )

@@ -106,7 +106,8 @@ class Site:
         return self.parts.run(self.dispatcher.ended(job.id))
 
     def pair(self, name: str) -> Pair:
-        return self.preparer.look(self.file(name))
+        file = self.file(name)
+        return self.preparer.look(file, file.name)
 
     def log(self, job: Job) -> str:
         return self.pool.logs.read(job.id)[0]
@@ -234,7 +235,7 @@ class TestRun:
     def test_content_that_is_broken_always_fails_as_it_does_here(self, site: Site) -> None:
         """With its class of failure, for good."""
         done = site.ended(site.want("align/cut.bam"))
-        refused = site.preparer.refused(site.file("align/cut.bam"))
+        refused = site.preparer.refused(site.file("align/cut.bam"), "cut.bam")
 
         assert (JobState.FAILED, Failure.SOURCE_TRUNCATED) == (done.state, done.failure)
         assert 1 == done.attempt

@@ -64,14 +64,14 @@ class FakeMaking:
         self.why = ""
         self._may = asyncio.Event()
 
-    def look(self, file: FileVersion) -> FakeBoth:
+    def look(self, file: FileVersion, name: str) -> FakeBoth:
         found = self.made.get(file.md5 or "", FakeBoth(None, None))
         here = self._parts.cache
         if found.data is not None and not found.data.alias and not here.has(found.data.content):
             return FakeBoth(None, None)
         return found
 
-    def refused(self, file: FileVersion) -> StageFailed | None:
+    def refused(self, file: FileVersion, name: str) -> StageFailed | None:
         del file
         return self.refuses
 

@@ -8,7 +8,14 @@ import pytest
 from synd.errors import StageFailed
 from synd.processors.bgzf import EOF_BLOCK
 from synd.processors.containers import Container
-from synd.processors.detect import HEAD_BYTES, Format, content, detect, name_format
+from synd.processors.detect import (
+    HEAD_BYTES,
+    Format,
+    content,
+    detect,
+    holds_for,
+    name_format,
+)
 from tests.support.packed import FIXTURES, fixture, manifest, member
 
 VCF = b"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
@@ -220,6 +227,30 @@ def test_detect_when_name_and_content_cannot_both_be_right_refuses(name, head):
         detect(name, head)
 
     assert caught.value.failure == "FORMAT_MISMATCH"
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "own", "expected"),
+    [
+        ("bam", "x.sam", False, True),
+        ("vcf", "x.csv", False, False),
+        ("vcf", "x.csv", True, True),
+        ("bed", "x.narrowPeak.gz", False, True),
+        ("gtf", "x.gff3", False, True),
+        ("bed", "x.tsv", True, False),
+        ("bed", "x", False, False),
+        ("bed", "x", True, True),
+        ("fasta", "x.txt", False, False),
+        ("sam", "x.bam", True, True),
+        ("sam", "x.bam", False, False),
+        ("gff3", "x.tsv", True, True),
+        ("gff3", "x.tsv", False, False),
+        ("", "x.tsv", False, True),
+    ],
+)
+def test_holds_for_always_follows_what_the_name_may_decide(format, name, own, expected):
+    """Magic holds under every name; what a name has told holds under names of its family."""
+    assert expected == holds_for(format, name, own=own)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
