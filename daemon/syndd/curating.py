@@ -29,6 +29,7 @@ from synd.errors import (
     Stale,
     SyndError,
     UsageError,
+    not_written,
 )
 from synd.grid import csvfile, operations, spelling
 from synd.grid.crdt.author import Author
@@ -308,6 +309,8 @@ def _taken(source: Path, folder: Path, form: CsvFormat) -> Path:
                 two.write(data)
     except FileNotFoundError as error:
         raise ChangedMeanwhile from error
+    except OSError as error:
+        raise not_written(copy, error) from error
     return spelling.either(copy, folder / "rows.csv", form)
 
 

@@ -6,7 +6,9 @@ and cache (always safe to delete when the daemon is down) are apart on purpose.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -17,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from synd.errors import ConfigError
+from synd.errors import ConfigError, SyndError, not_written
 
 PRODUCTION = "https://repo-prod.prod.sagebase.org"
 PRODUCTION_PORTAL = "https://www.synapse.org"
@@ -573,14 +575,23 @@ def save(changes: Mapping[str, object | None], environ: Mapping[str, str] | None
         else:
             values[name] = _typed(name, value, "not written")
     text = _edited(_text(path), {n: values.get(n) for n in changes}, values)
+    aside = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".new")
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise unwritable(path, error) from error
     return path
+
+
+def unwritable(path: Path, error: OSError) -> SyndError:
+    """The error of a file of settings that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return not_written(path, error)
+    return ConfigError(f"cannot write {path}: {error.strerror}")
 
 
 def _text(path: Path) -> str:

@@ -416,6 +416,29 @@ def table() -> tuple[type[SyndError], ...]:
     return tuple(cls for cls in _walk(SyndError) if cls.__module__ == __name__)
 
 
+_OF_FILES: dict[int, type[SyndError]] = {
+    _errno.ENOSPC: CacheFull,
+    _errno.EDQUOT: CacheFull,
+    _errno.EACCES: Forbidden,
+    _errno.EPERM: Forbidden,
+    _errno.EROFS: ReadOnly,
+    _errno.ENOENT: NotFound,
+    _errno.ENOTDIR: NotDirectory,
+    _errno.EISDIR: IsDirectory,
+    _errno.ENAMETOOLONG: NameTooLong,
+}
+
+
+def not_written(what: object, error: OSError) -> SyndError:
+    """The error of a file for the user, `what` by its name, that the local disk did not take."""
+    kind = _OF_FILES.get(error.errno or 0, StoreError)
+    return kind(
+        f"{what} cannot be written: {error.strerror or error}",
+        hint="make room there, or name another place" if kind is CacheFull else "",
+        path=str(what),
+    )
+
+
 def by_name(name: str) -> type[SyndError]:
     """The class of that name, or the base: a CLI gives a daemon's problem its own exit code by it."""
     return next((cls for cls in table() if cls.__name__ == name), SyndError)

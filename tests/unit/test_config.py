@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synd import config
-from synd.errors import ConfigError
+from synd.errors import CacheFull, ConfigError
 
 
 @pytest.fixture
@@ -160,6 +160,17 @@ class TestSave:
             with pytest.raises(ConfigError):
                 config.save(change, env)
 
+        assert file.read_text() == 'mount = "/a"\n'
+
+    def test_save_when_the_disk_is_full_leaves_the_file_and_nothing_beside_it(self, env):
+        """What is written aside meets a full disk; the file stays as it was."""
+        file = write(env, 'mount = "/a"\n')
+        file.with_suffix(".new").symlink_to("/dev/full")
+
+        with pytest.raises(CacheFull, match=r"config\.toml"):
+            config.save({"mount": "/b"}, env)
+
+        assert [file] == list(file.parent.iterdir())
         assert file.read_text() == 'mount = "/a"\n'
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -199,7 +199,7 @@ def download(
 
     form = csv_form(separator)
     path = operations.target(to, session)
-    if path.exists() and not force:
+    if path.is_file() and not force:
         raise Exists(f"{path} is there", hint="--force replaces it", path=str(path))
     deadline = within(timeout, "downloading the grid")
     with output.waiting("downloading"):
@@ -211,7 +211,8 @@ def download(
     output.emit(
         {"session": session, "path": str(path)},
         as_json=as_json,
-        human=lambda: output.say(str(path)),
+        # Not among the bytes that went to a pipe.
+        human=lambda: (output.say if path.is_file() else output.remark)(str(path)),
     )
 
 

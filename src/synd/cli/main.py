@@ -7,6 +7,7 @@ starts at once. Exit codes follow sysexits.h (`docs/errors.md`); bad usage is 64
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ from synd.cli import (
     why,
 )
 from synd.cli import registry as local_registry
-from synd.errors import Cancelled, ConfigError, SyndError, UsageError
+from synd.errors import CacheFull, Cancelled, ConfigError, NameTooLong, SyndError, UsageError
 
 EX_PIPE = 141
 """Our reader went away (128 + SIGPIPE), as in `synd ls | head -1`."""
@@ -109,25 +110,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: list[str]) -> int:
     """Runs one command; its exit code. Everything it has to say is printed."""
     as_json = "--json" in argv[: argv.index("--") if "--" in argv else None]
+    _open_standard_streams()
     try:
         if "_SYND_COMPLETE" in os.environ:
             # What `add_completion` would do, without its two options on every help page.
             completion_init()
         code = typer.main.get_command(app).main(argv, prog_name="synd", standalone_mode=False)
-        sys.stdout.flush()
+        output.flush()
     except SyndError as error:
         return output.fail(error, as_json=as_json)
     except _CLICK_ERROR as error:
         return output.fail(_usage(error), as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         return output.fail(Cancelled("interrupted"), as_json=as_json)
-    except BrokenPipeError:
-        return _reader_left()
-    except SystemExit as ended:
-        # The parser has met the broken pipe before us, and calls it 1.
-        if isinstance(ended.__context__, BrokenPipeError):
-            return _reader_left()
-        raise
+    except output.UnsaidError as unsaid:
+        output.end_output()
+        return output.fail(unsaid.error, as_json=False)
+    except (BrokenPipeError, SystemExit) as error:
+        # The parser makes a 1 of a broken pipe.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        output.end_output()
+        return EX_PIPE
     except OSError as error:
         return output.fail(_system(error), as_json=as_json)
     except Exception as error:  # the process's edge  # noqa: BLE001  # the process's edge
@@ -135,10 +139,15 @@ def run(argv: list[str]) -> int:
     return int(code) if isinstance(code, int) else 0
 
 
-def _reader_left() -> int:
-    # The interpreter flushes once more at its end, and must not find the pipe again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EX_PIPE
+def _open_standard_streams() -> None:
+    """What the caller closed (`>&-`) goes nowhere, and not into the next file that is opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _usage(error: Any) -> UsageError:
@@ -151,9 +160,13 @@ def _usage(error: Any) -> UsageError:
 
 def _system(error: OSError) -> SyndError:
     """A file of ours that cannot be used. Commands that expect this say more."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     if error.filename is None:
-        return SyndError(f"{error.strerror or error}")
-    return ConfigError(f"{os.fsdecode(error.filename)}: {error.strerror}", path=str(error.filename))
+        return (CacheFull if full else SyndError)(f"{error.strerror or error}")
+    kind = {errno.ENAMETOOLONG: NameTooLong}.get(
+        error.errno or 0, CacheFull if full else ConfigError
+    )
+    return kind(f"{os.fsdecode(error.filename)}: {error.strerror}", path=str(error.filename))
 
 
 def _bug(error: Exception, *, as_json: bool) -> int:

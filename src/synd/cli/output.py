@@ -12,12 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from synd.control import contract
-from synd.errors import SyndError
+from synd.errors import SyndError, not_written
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,18 +36,44 @@ def emit(data: Mapping[str, Any], *, as_json: bool, human: Callable[[], None]) -
 
 def print_json(data: Mapping[str, Any]) -> None:
     """One object on one line, at once: a reader of a pipe sees it when it is true."""
-    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    say(json.dumps(data, ensure_ascii=False))
+    flush()
 
 
 def say(text: str) -> None:
     """A line of the result."""
-    sys.stdout.write(text + "\n")
+    with _standard_output() as out:
+        out.write(text + "\n")
 
 
 def flush() -> None:
     """Sends what was said so far: for output that grows while somebody reads it."""
-    sys.stdout.flush()
+    with _standard_output() as out:
+        out.flush()
+
+
+class UnsaidError(Exception):
+    """Standard output takes nothing more; `error` says why."""
+
+    def __init__(self, error: SyndError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Raises UnsaidError; BrokenPipeError when it is only that the reader has gone."""
+    try:
+        yield sys.stdout
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UnsaidError(not_written("standard output", error)) from error
+
+
+def end_output() -> None:
+    """Nothing more goes to standard output, which the interpreter flushes once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def remark(text: str) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
-from synd.config import PRODUCTION, PRODUCTION_PORTAL, Config
+from synd.config import PRODUCTION, PRODUCTION_PORTAL, Config, unwritable
 from synd.errors import ConfigError, NotLoggedIn
 
 TOKEN_VARIABLE: Final = "SYNAPSE_AUTH_TOKEN"  # its name, not a token  # noqa: S105  # its name, not a token
@@ -416,4 +416,4 @@ def _write_private(path: Path, text: str) -> None:
             os.unlink(aside)
             raise
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+        raise unwritable(path, error) from error

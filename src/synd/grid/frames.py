@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synd.client.wire_grids import CsvFormat
-from synd.errors import UsageError
+from synd.errors import UsageError, not_written
 from synd.grid.spelling import spelled_line
 
 _COMMON = CsvFormat(escape="")
@@ -36,11 +36,14 @@ def write(frame: Any, path: Path, whole: Collection[str]) -> None:
     """
     names = names_of(frame)
     columns = [name in whole for name in names]
-    with path.open("w", encoding="utf-8", newline="") as out:
-        out.write(spelled_line(names, _COMMON))
-        for row in frame.itertuples(index=False, name=None):
-            cells = [_spelled(value, whole=one) for value, one in zip(row, columns, strict=True)]
-            out.write(spelled_line(cells, _COMMON))
+    try:
+        with path.open("w", encoding="utf-8", newline="") as out:
+            out.write(spelled_line(names, _COMMON))
+            for row in frame.itertuples(index=False, name=None):
+                cells = [_spelled(cell, whole=one) for cell, one in zip(row, columns, strict=True)]
+                out.write(spelled_line(cells, _COMMON))
+    except OSError as error:
+        raise not_written(path, error) from error
 
 
 def _spelled(value: Any, *, whole: bool) -> str:

@@ -7,6 +7,7 @@ inside `import_csv`; nothing is ever written to a folder that was not named.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from synd.client.asyncjobs import JobProgress
 from synd.client.wire_grids import Column, CsvFormat, GridExport, GridImport
 from synd.clock import Deadline
-from synd.errors import NotFound, UsageError
+from synd.errors import NotFound, UsageError, not_written
 from synd.grid import csvfile, frames, spelling
 from synd.grid.schema import column_type, properties
 from synd.grid.schema import columns as columns_of
@@ -193,7 +194,7 @@ async def download_csv(
 
     Quotes in a cell are doubled and a backslash is a letter (RFC 4180), so `form.escape` says only how it travels.
     The file is there whole or not at all; one that was there is replaced. There is no default folder. Raises
-    NotFound for a folder that is not there.
+    NotFound for a folder that is not there, CacheFull for a full disk, Forbidden, ReadOnly.
     """
     deadline = deadline or Deadline.after(_BUDGET_S, "downloading the grid")
     form = form or CsvFormat()
@@ -201,20 +202,31 @@ async def download_csv(
     handle = await client.download_grid_csv(
         session, form, row_id=row_id, etag=etag, progress=progress, deadline=deadline
     )
-    # Beside the target, so that taking its place is one rename.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}.", dir=path.parent) as folder:
-        fetched = Path(folder) / "service.csv"
-        await client.save_own(handle, fetched, deadline=deadline)
-        await asyncio.to_thread(_put, fetched, path, form)
+    # What is no file (a pipe, /dev/stdout) takes the bytes; a link stays one.
+    stream = path.exists() and not path.is_file()
+    real = path if stream else path.resolve()
+    beside = None if stream else real.parent
+    try:
+        # Beside the target, so that taking its place is one rename.
+        with tempfile.TemporaryDirectory(prefix=f".{real.name[:100]}.", dir=beside) as folder:
+            fetched = Path(folder) / "service.csv"
+            await client.save_own(handle, fetched, deadline=deadline)
+            await asyncio.to_thread(_put, fetched, real, form, stream=stream)
+    except OSError as error:
+        raise not_written(path, error) from error
     return path
 
 
-def _put(fetched: Path, path: Path, form: CsvFormat) -> None:
+def _put(fetched: Path, path: Path, form: CsvFormat, *, stream: bool) -> None:
     ready = fetched
     if spelling.has_escapes(fetched, form):
         ready = fetched.with_name("common.csv")
         spelling.to_common(fetched, ready, form)
-    ready.replace(path)
+    if stream:
+        with ready.open("rb") as source, path.open("wb") as out:
+            shutil.copyfileobj(source, out)
+    else:
+        ready.replace(path)
 
 
 def target(to: Path, session: str) -> Path:

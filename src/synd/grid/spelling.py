@@ -8,6 +8,7 @@ Source: grid-protocol.md 2; the CsvTableDescriptor of synapse-rest.md 7.10.
 from __future__ import annotations
 
 import csv
+import errno
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from synd.client.wire_grids import CsvFormat
-from synd.errors import NotFound
+from synd.errors import NotFound, not_written
 from synd.grid import csvfile
 
 _BLOCK: Final = 1 << 20
@@ -51,13 +52,15 @@ def either(source: Path, aside: Path, form: CsvFormat) -> Path:
     For a file that came from the service and was then edited by anything. Only ``\"`` and ``\\`` are taken for
     escapes, and only if the whole file can be read so: a lone backslash that somebody wrote stays a letter. A cell
     that somebody began with two (``\\server``) cannot be told from one that the service began with one. Raises
-    NotFound.
+    NotFound, CacheFull.
     """
     try:
         if not form.escape or form.escape == form.quote or not _has_pairs(source, form):
             return source
         return aside if _respelled(source, aside, form) else source
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise not_written(aside, error) from error
         raise NotFound(f"{source} cannot be read: {error.strerror}", path=str(source)) from error
 
 
@@ -119,14 +122,17 @@ def _respelled(source: Path, target: Path, form: CsvFormat) -> bool:
 def to_service(source: Path, target: Path, form: CsvFormat, names: Sequence[str] = ()) -> None:
     """Writes a user's CSV so that the service reads the same cells: no byte order mark, no empty lines.
 
-    Raises as `csvfile.rows`.
+    Raises as `csvfile.rows`; CacheFull when there is no room for `target`.
     """
     found, lines = csvfile.opened(source, form, names)
-    with target.open("w", encoding="utf-8", newline="") as out:
-        if form.header:
-            out.write(spelled_line(found, form))
-        for line in lines:
-            out.write(spelled_line(line.cells, form))
+    try:
+        with target.open("w", encoding="utf-8", newline="") as out:
+            if form.header:
+                out.write(spelled_line(found, form))
+            for line in lines:
+                out.write(spelled_line(line.cells, form))
+    except OSError as error:
+        raise not_written(target, error) from error
 
 
 def spelled_line(cells: Sequence[str], form: CsvFormat) -> str:

@@ -1,5 +1,6 @@
 """One registry process for all tests of this folder; each test has a curator with a project of its own."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,24 @@ def header(tmp_path: Path) -> Path:
     path = tmp_path / "header.csv"
     path.write_text(METADATA.read_text().splitlines()[0] + "\n")
     return path
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk without any room."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(where)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {made.stderr.strip()}")
+    try:
+        (where / "filler").write_bytes(bytes(4096))
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", str(where)], timeout=20, check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,8 +121,6 @@ class TestRound:
         self, curator: Curator, filled: str, tmp_path: Path
     ):
         """`synd` in a shell: results on one stream, exit code for a script."""
-        import os
-
         done = subprocess.run(
             [sys.executable, "-m", "synd.cli.main", "grid", "validate", filled],
             env={**os.environ, **curator.environ(tmp_path / "home")},
@@ -488,6 +487,40 @@ class TestDownload:
         told = synd("grid", "download", filled, tmp_path, "--separator", "tab", "--json").json
 
         assert 13 == Path(told["path"]).read_text().splitlines()[0].count("\t")
+
+    def test_disk_when_it_is_full_names_the_file_and_leaves_nothing(self, synd: Run, filled, full):
+        """73 as for whatever cannot be created; nothing lies where a part of it would."""
+        path = full / "rows.csv"
+
+        said = synd("grid", "download", filled, path, "--json").json["error"]
+
+        assert ("CacheFull", 73) == (said["type"], said["exit_code"])
+        assert (str(path), True) == (said["path"], str(path) in said["title"])
+        assert ["filler"] == [one.name for one in full.iterdir()]
+
+    def test_device_when_named_takes_the_bytes_and_stays(self, synd: Run, filled, tmp_path):
+        """`/dev/stdout` and pipes are written to, never replaced; nothing else is said on standard output."""
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+            said = synd("grid", "download", filled, pipe)
+            assert reader.stdout is not None
+            got = reader.stdout.read()
+
+        assert (0, "") == (said.code, said.out)
+        assert METADATA.read_text().splitlines()[0] == got.splitlines()[0]
+        assert pipe.is_fifo()
+
+    def test_link_when_named_stays_and_its_target_is_written(self, synd: Run, filled, tmp_path):
+        """As every program does."""
+        (tmp_path / "real").mkdir()
+        link = tmp_path / "link.csv"
+        link.symlink_to(tmp_path / "real" / "rows.csv")
+
+        assert 0 == synd("grid", "download", filled, link).code
+
+        assert link.is_symlink()
+        assert 9 == len((tmp_path / "real" / "rows.csv").read_text().splitlines())
 
     def test_folder_when_it_is_not_there_is_not_found(self, synd: Run, filled):
         """No folder is made up."""

@@ -134,6 +134,45 @@ class TestErrors:
         assert done.stderr == b""
 
 
+class TestStandardOutput:
+    @staticmethod
+    def _synd(*argv: str, **more):
+        command = [sys.executable, "-m", "synd.cli.main", *argv]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **more) as process:
+            _, err = process.communicate(timeout=60)
+        return process.returncode, err
+
+    @pytest.mark.parametrize("argv", [["config", "list"], ["config", "list", "--json"], ["--help"]])
+    def test_output_when_its_reader_has_gone_ends_it_with_141(self, home, argv):
+        """`synd … | head -1` is no fault, wherever in a command it is noticed."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            assert (141, "") == self._synd(*argv, stdout=writing)
+        finally:
+            os.close(writing)
+
+    @pytest.mark.parametrize("argv", [["config", "list"], ["config", "list", "--json"]])
+    def test_output_when_its_disk_is_full_is_said_on_standard_error(self, home, argv):
+        """What was asked for is not there: 73, and why."""
+        with open("/dev/full", "w") as full:
+            code, err = self._synd(*argv, stdout=full)
+
+        assert code == 73
+        assert err.startswith("synd: standard output cannot be written: No space left on device\n")
+        assert "Traceback" not in err
+
+    def test_output_when_it_is_closed_is_dropped(self, home):
+        """`>&-`, as some services start programs."""
+        argv = [sys.executable, "-m", "synd.cli.main", "config", "list", "--json"]
+
+        done = subprocess.run(
+            ["sh", "-c", '"$@" >&- 2>&- <&-', "sh", *argv], timeout=60, check=False
+        )
+
+        assert done.returncode == 0
+
+
 def test_command_after_two_dashes_may_look_like_a_flag(synd, daemon):
     """`--json` as a file's name is no flag."""
     said = synd("why", "--", "--json")
