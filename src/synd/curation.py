@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,24 +113,18 @@ async def create_record_based(
     hint says what that was. Raises UsageError for a key that is no column; Exists, Forbidden, NotFound.
     """
     deadline = deadline or Deadline.after(_BUDGET_S, "creating the curation task")
-    facts = await asyncio.to_thread(csvfile.facts, template)
-    if not upsert_key:
-        raise UsageError("a record set needs a key: columns by which a row is known again")
-    for key in upsert_key:
-        if key not in facts.names:
-            raise UsageError(
-                f"the upsert key {key!r} is no column of {template}",
-                hint=f"its columns are {', '.join(facts.names)}",
-                path=str(template),
-            )
-    await _check_free(client, project, data_type, deadline)
-    if schema is not None:
-        await client.registered_schema(schema, deadline=deadline)
-    with tempfile.TemporaryDirectory(prefix="synd-curation-") as aside:
-        ready = template
+    with tempfile.TemporaryDirectory(prefix="synd-curation-") as aside, ExitStack() as stack:
+        read = csvfile.whole(template, Path(aside))
+        path = await asyncio.to_thread(stack.enter_context, read)
+        facts = await asyncio.to_thread(csvfile.facts, path)
+        _check_key(upsert_key, facts.names, template)
+        await _check_free(client, project, data_type, deadline)
+        if schema is not None:
+            await client.registered_schema(schema, deadline=deadline)
+        ready = path
         if not facts.plain:
             ready = Path(aside) / "service.csv"
-            await asyncio.to_thread(spelling.to_service, template, ready, CsvFormat())
+            await asyncio.to_thread(spelling.to_service, path, ready, CsvFormat())
         handle = await client.upload_own(ready, name=template.name, deadline=deadline)
     made = await client.create_record_set(folder, name, handle, upsert_key, deadline=deadline)
     try:
@@ -142,6 +137,18 @@ async def create_record_based(
         _add_hint(error, f"the record set {syn(made.id)} was made and stays")
         raise
     return RecordBased(task, made)
+
+
+def _check_key(upsert_key: Sequence[str], names: Sequence[str], template: Path) -> None:
+    if not upsert_key:
+        raise UsageError("a record set needs a key: columns by which a row is known again")
+    for key in upsert_key:
+        if key not in names:
+            raise UsageError(
+                f"the upsert key {key!r} is no column of {template}",
+                hint=f"its columns are {', '.join(names)}",
+                path=str(template),
+            )
 
 
 async def create_file_based(

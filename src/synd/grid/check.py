@@ -47,7 +47,8 @@ class CheckReport:
 
     @property
     def is_valid(self) -> bool:
-        return not self.invalid_rows
+        """No row is wrong, and no column is lacking that every row would need."""
+        return not self.invalid_rows and not self.missing
 
 
 def read_schema(path: Path) -> dict[str, Any]:
@@ -78,11 +79,12 @@ def check_csv(
     """
     checker = Checker(schema)
     told = properties(schema)
-    names = csvfile.header(path, form)
+    # Opened once: it may be a pipe.
+    names, lines = csvfile.opened(path, form or CsvFormat())
     kinds = {name: column_type(told.get(name)) for name in names}
     invalid: list[RowCheck] = []
     total = wrong = 0
-    for line in csvfile.rows(path, form):
+    for line in lines:
         total += 1
         cells = dict(zip(names, line.cells, strict=True))
         result = checker.check(dict(_values(cells, kinds, checker.required)))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Generator, Sequence
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +33,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 # Python would also take 1_000, and digits of other scripts.
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}")
 _DOUBLE: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_INTEGER_MAX: Final = 2**63 - 1
 _NO_NUMBER: Final = re.compile(r"(?i)nan|[+-]?inf(?:inity)?")
 """What the service takes in a column of numbers, and JSON has not."""
 
@@ -60,6 +63,28 @@ def allow_long_cells() -> None:
     """The csv module's bound is one for the whole process, so it is only ever raised."""
     if csv.field_size_limit() < _FIELD:
         csv.field_size_limit(_FIELD)
+
+
+@contextmanager
+def whole(path: Path, aside: Path) -> Iterator[Path]:
+    """`path`, or a copy in the folder `aside` of what can be read but once, such as a pipe; errors name `path`.
+
+    Raises NotFound.
+    """
+    if path.is_file() or path.is_dir() or not path.exists():
+        yield path
+        return
+    copy = aside / "piped.csv"
+    try:
+        with path.open("rb") as source, copy.open("wb") as out:
+            shutil.copyfileobj(source, out)
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+    try:
+        yield copy
+    except UsageError as error:
+        error.message, error.path = error.message.replace(str(copy), str(path)), str(path)
+        raise
 
 
 def header(path: Path, form: CsvFormat | None = None) -> list[str]:
@@ -97,7 +122,8 @@ def facts(path: Path, form: CsvFormat | None = None, names: Sequence[str] = ()) 
 def typed(text: str, kind: str) -> Any:
     """A cell that is not empty as a value of its column type; the text itself where it does not fit."""
     if kind in _INTEGERS:
-        return int(text) if _INTEGER.fullmatch(text) else text
+        whole = int(text) if _INTEGER.fullmatch(text) else None
+        return text if whole is None or not -_INTEGER_MAX - 1 <= whole <= _INTEGER_MAX else whole
     if kind == "DOUBLE":
         if not _DOUBLE.fullmatch(text):
             return text
@@ -141,6 +167,12 @@ def opened(
             f"{path} is empty", hint="its first line must name the columns", path=str(path)
         )
     found = [name.strip() for name in first.cells]
+    if any("\0" in name for name in found):
+        raise UsageError(
+            f"{path} is no CSV: there is a NUL in its first line",
+            hint="save it as CSV in UTF-8; UTF-16 and spreadsheets are something else",
+            path=str(path),
+        )
     if "" in found:
         raise UsageError(
             f"{path}: column {found.index('') + 1} has no name", hint="see its first line",

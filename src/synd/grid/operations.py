@@ -10,6 +10,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,13 +78,17 @@ async def import_csv(
     if not isinstance(source, str | Path) and not frames.is_frame(source):
         raise UsageError(f"{type(source).__name__} is no path, data frame or file handle")
     given = [one.name for one in schema or ()]
-    with tempfile.TemporaryDirectory(prefix="synd-grid-") as folder:
+    with tempfile.TemporaryDirectory(prefix="synd-grid-") as folder, ExitStack() as stack:
         # Its owner's alone, and gone when the import is over, however that ends.
         aside = Path(folder)
         facts: csvfile.Facts | None = None
         bound = None
-        path = Path(source) if isinstance(source, str | Path) else aside / "frame.csv"
+        path = aside / "frame.csv"
+        name = path.name
         if isinstance(source, str | Path):
+            name = Path(source).name
+            read = csvfile.whole(Path(source), aside)
+            path = await asyncio.to_thread(stack.enter_context, read)
             # What is wrong with a file is told without a network.
             facts = await asyncio.to_thread(_facts, path, form, given)
         if schema is None:
@@ -98,7 +103,7 @@ async def import_csv(
         if not facts.plain:
             ready = aside / "service.csv"
             await asyncio.to_thread(spelling.to_service, path, ready, form, given)
-        handle = await client.upload_own(ready, name=path.name, deadline=deadline)
+        handle = await client.upload_own(ready, name=name, deadline=deadline)
     return await client.import_grid_csv(
         session, handle, columns, form, progress=progress, deadline=deadline
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,22 @@ class TestImport:
         assert (9, 14) == (len(want), len(want[0]))
         # A column of decimals spells a whole number with its point.
         assert [[cell.removesuffix(".0") for cell in row] for row in table(path)] == want
+
+    def test_pipe_when_imported_gives_its_rows_and_is_named_in_errors(self, curator, tmp_path):
+        """`synd grid import ID <(…)`: a CSV is read several times, a pipe gives it once."""
+        grid = curator.session(simple(tmp_path, "id,n\n", "start.csv"), ["id"], IDS).id
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+
+        with subprocess.Popen(["sh", "-c", 'printf "id,n\\na,1\\n" > "$0"', str(pipe)]):
+            done = curator.do(lambda c: operations.import_csv(c, grid, pipe))
+        with (
+            subprocess.Popen(["sh", "-c", 'printf "id,n\\na,x\\n" > "$0"', str(pipe)]),
+            pytest.raises(UsageError, match=f"{pipe}: line 2: 'x' in n"),
+        ):
+            curator.do(lambda c: operations.import_csv(c, grid, pipe))
+
+        assert (1, 1) == (done.total, done.created)
 
     @pytest.mark.req("S0-14")
     def test_frame_when_imported_gives_the_same_rows_as_its_file(

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import subprocess
 import tracemalloc
 
 import pytest
@@ -47,6 +49,29 @@ def test_columns_when_schema_and_file_differ_are_told(tmp_path):
 
     assert (("x",), ("city",)) == (report.unknown, report.missing)
     assert "required key [city] not found" == report.invalid[0].messages[0].text
+
+
+def test_columns_when_one_is_demanded_and_lacks_are_not_valid_though_there_are_no_rows(tmp_path):
+    """A header alone is fine only if rows below it could be."""
+    assert not check_csv(written(tmp_path, "id\n"), PEOPLE).is_valid
+    assert check_csv(written(tmp_path, "id,city\n"), PEOPLE).is_valid
+
+
+def test_file_when_it_is_a_pipe_is_read_all_the_same(tmp_path):
+    """`synd grid check <(…)`: what comes through it comes once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", 'printf "id,city\\na,b\\n" > "$0"', str(pipe)]):
+        report = check_csv(pipe, PEOPLE)
+
+    assert (1, True) == (report.total_rows, report.is_valid)
+
+
+def test_integers_when_beyond_64_bits_are_none(tmp_path):
+    """No column of the service holds them."""
+    path = written(tmp_path, "id,age,city\na,9223372036854775807,x\nb,9223372036854775808,x\n")
+
+    assert [2] == [one.row for one in check_csv(path, PEOPLE).invalid]
 
 
 def test_cells_always_are_read_by_the_types_of_the_schema(tmp_path):

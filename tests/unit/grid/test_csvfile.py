@@ -59,9 +59,11 @@ class TestReading:
             ('a,b\n"1,2\n', "line 2: unexpected end of data"),
             ('a,b\n"1"x,2\n', "line 2"),
             (b"a,b\n\xff,2\n", "no UTF-8 text: byte 0xff"),
+            ("a,b\n1,2\n".encode("utf-16-le"), "no CSV: there is a NUL"),
         ],
         ids=[
             "nothing", "no name", "doubled", "short", "long", "open quote", "after quote", "bytes",
+            "utf-16",
         ],
     )  # fmt: skip
     def test_file_when_it_cannot_be_used_says_where(self, tmp_path, data, said):
