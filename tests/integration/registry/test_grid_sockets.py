@@ -113,7 +113,7 @@ class TestConversation:
             told = socket.answer("synchronize-clock", [[1, 1]])[2]
 
         patch = told["body"] if shape == "patch" else told
-        assert patch[0][0][0] == 65535
+        assert patch[0][0][0] == 66535
         assert shape == "bare" or told["type"] == "patch"
 
     def test_ping_is_answered(self, api: Api):

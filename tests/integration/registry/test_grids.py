@@ -72,15 +72,15 @@ class TestSessions:
         other.http.close()
 
     @pytest.mark.req("S0-23")
-    def test_replica_ids_count_up_from_65536(self, api: Api):
+    def test_replica_ids_count_up_from_66536(self, api: Api):
         """Each replica gets the next id, and can be asked for."""
         made = session(api)
         grid = made["sessionId"]
 
-        assert [replica(api, grid), replica(api, grid)] == [65536, 65537]
-        told = api.ok("GET", f"/repo/v1/grid/session/{grid}/replica/65537")
-        assert (told["replicaId"], told["createdBy"]) == (65537, made["startedBy"])
-        assert api.ok("GET", f"/repo/v1/grid/session/{grid}")["lastReplicaIdClient"] == 65537
+        assert [replica(api, grid), replica(api, grid)] == [66536, 66537]
+        told = api.ok("GET", f"/repo/v1/grid/session/{grid}/replica/66537")
+        assert (told["replicaId"], told["createdBy"]) == (66537, made["startedBy"])
+        assert api.ok("GET", f"/repo/v1/grid/session/{grid}")["lastReplicaIdClient"] == 66537
 
     @pytest.mark.req("S0-24")
     def test_socket_url_is_for_the_maker_of_the_replica(self, api: Api):

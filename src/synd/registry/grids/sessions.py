@@ -1,6 +1,6 @@
 """Grid sessions and replicas as rows, who may use them, and the documents that are in memory.
 
-Ids of replicas: the service's count down from 65535, clients' count up from 65536 (grid-protocol.md 1).
+Ids of replicas: the service's count down from 66535, clients' count up from 66536 (grid-protocol.md 1).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from synd.registry.grids.engine import LiveGrid
     from synd.registry.service import Registry
 
-WRITER = 65_535
+WRITER = 66_535
 """The service replica that writes rows: creation, import, synchronization."""
-VALIDATOR = 65_534
+VALIDATOR = 66_534
 """The service replica that writes results of validation."""
-FIRST_CLIENT = 65_536
+FIRST_CLIENT = 66_536
 KEPT_OPEN = 4
 """Documents that stay in memory though nobody uses them."""
 SHAPES = ("patches", "patch", "bare")
