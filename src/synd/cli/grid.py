@@ -170,10 +170,15 @@ def import_(
 
 def _column(text: str) -> Column:
     from synd.client.wire_grids import Column
+    from synd.grid.csvfile import TYPES
 
     name, colon, kind = text.rpartition(":")
-    if not colon or not name or not kind.replace("_", "").isalpha():
+    if not colon or not name:
         raise UsageError(f"{text!r} is no column", hint="it looks like age:INTEGER")
+    if kind.upper() not in TYPES:
+        raise UsageError(
+            f"{text!r}: {kind!r} is no type of a column", hint=f"one of {', '.join(sorted(TYPES))}"
+        )
     return Column(name, kind.upper())
 
 

@@ -55,6 +55,7 @@ def csv_form(separator: str) -> CsvFormat:
     from synd.client.wire_grids import CsvFormat
 
     sign = "\t" if separator in ("\\t", "tab") else separator
-    if len(sign) != 1:
+    form = CsvFormat()
+    if len(sign) != 1 or sign in (form.quote, form.escape, "\r", "\n", "\0"):
         raise UsageError(f"{separator!r} is no separator", hint="it is one character, or `\\t`")
     return CsvFormat(separator=sign)

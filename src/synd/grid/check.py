@@ -54,10 +54,10 @@ class CheckReport:
 def read_schema(path: Path) -> dict[str, Any]:
     """A JSON schema from a file. Raises NotFound, UsageError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON: {error}", path=str(path)) from error
     if not isinstance(found, dict):
         raise UsageError(f"{path} is no JSON schema: it is no object", path=str(path))

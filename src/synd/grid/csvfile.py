@@ -26,6 +26,13 @@ _BLOCK: Final = 1 << 20
 TEXTS: Final = frozenset(("STRING", "MEDIUMTEXT", "LARGETEXT", "LINK", "ENTITYID"))
 """Column types that take any text."""
 
+TYPES: Final = TEXTS | {
+    *("DOUBLE", "INTEGER", "BOOLEAN", "DATE", "JSON"),
+    *("FILEHANDLEID", "SUBMISSIONID", "EVALUATIONID", "USERID"),
+    *("STRING_LIST", "INTEGER_LIST", "BOOLEAN_LIST", "DATE_LIST", "ENTITYID_LIST", "USERID_LIST"),
+}
+"""All column types of the service (synapse-rest.md 6.1)."""
+
 _INTEGERS: Final = frozenset(("INTEGER", "FILEHANDLEID", "SUBMISSIONID", "EVALUATIONID", "USERID"))
 
 _BOOLEANS: Final = {"true": True, "false": False}
@@ -133,7 +140,7 @@ def typed(text: str, kind: str) -> Any:
     if kind.endswith("_LIST"):
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
         return found if isinstance(found, list) else text
     return _BOOLEANS.get(text.lower(), text) if kind == "BOOLEAN" else text
@@ -144,6 +151,12 @@ def fits(text: str, kind: str) -> bool:
     if kind in TEXTS or kind == "DATE":
         return True
     if kind == "DOUBLE" and _NO_NUMBER.fullmatch(text):
+        return True
+    if kind == "JSON":
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return False
         return True
     return not isinstance(typed(text, kind), str)
 

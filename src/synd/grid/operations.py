@@ -48,6 +48,8 @@ Progress = Callable[[JobProgress], object]
 _BUDGET_S: Final = 600.0
 _SHOWN: Final = 5
 """Cells that an error names."""
+_LONGEST: Final = 80
+"""Characters that it shows of one."""
 
 
 async def import_csv(
@@ -150,7 +152,8 @@ def check_types(path: Path, columns: Sequence[Column], form: CsvFormat | None = 
             if cell == "" or csvfile.fits(cell, column.type):
                 continue
             if len(wrong) < _SHOWN:
-                wrong.append(f"line {line.line}: {cell!r} in {column.name} is no {column.type}")
+                shown = cell if len(cell) <= _LONGEST else cell[:_LONGEST] + "…"
+                wrong.append(f"line {line.line}: {shown!r} in {column.name} is no {column.type}")
             else:
                 more += 1
     if wrong:

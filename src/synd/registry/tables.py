@@ -31,6 +31,8 @@ from synd.registry.tablesql import Column, Source
 from synd.registry.web import Json, RefusedError, bad, missing, stale
 
 MAX_ROWS_PER_PAGE = 10_000
+_SHOWN = 200
+"""Characters of a cell that an error shows."""
 
 VIEW_BITS = {
     0x01: "file",
@@ -264,8 +266,9 @@ def parse_cell(raw: Any, model: ColumnModel) -> Json:
     kind = model["columnType"]
     try:
         return _parsed(raw, kind)
-    except (ValueError, TypeError) as error:
-        raise bad(f"Value {raw!r} in column {model['name']!r} is not a valid {kind}.") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        shown = repr(raw) if len(str(raw)) <= _SHOWN else f"{str(raw)[:_SHOWN]!r}…"
+        raise bad(f"Value {shown} in column {model['name']!r} is not a valid {kind}.") from error
 
 
 def _parsed(raw: Any, kind: str) -> Json:
@@ -274,7 +277,10 @@ def _parsed(raw: Any, kind: str) -> Json:
         number = float(text)
         if not number.is_integer():
             raise ValueError(text)
-        return int(text) if text.lstrip("+-").isdecimal() else int(number)
+        whole = int(text) if text.lstrip("+-").isdecimal() else int(number)
+        if not -(2**63) <= whole < 2**63:
+            raise ValueError(text)
+        return whole
     if kind == "DATE":
         return _milliseconds(text)
     if kind == "DOUBLE":

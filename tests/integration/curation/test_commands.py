@@ -469,6 +469,24 @@ class TestExport:
         )
 
 
+class TestImportOptions:
+    @pytest.mark.parametrize(
+        ("argv", "said"),
+        [
+            (["--column", "specimenID:NOPE"], "'NOPE' is no type"),
+            (["--column", "specimenID"], "no column"),
+            (["--separator", '"'], "no separator"),
+            (["--separator", "\\"], "no separator"),
+            (["--separator", "\n"], "no separator"),
+        ],
+    )
+    def test_option_when_wrong_is_told_before_the_file_is_read(self, synd: Run, argv, said):
+        """By what is wrong with it, not by the first cell that meets it."""
+        told = synd("grid", "import", "any", "no.csv", *argv)
+
+        assert (USAGE, True) == (told.code, said in told.err)
+
+
 class TestDownload:
     def test_file_when_it_is_there_stays_unless_told(self, synd: Run, filled, tmp_path):
         """Somebody's work may be in it."""

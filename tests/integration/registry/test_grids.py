@@ -160,6 +160,25 @@ class TestImport:
         assert (status, "256" in reason) == (400, True)
         assert len(grid_csv(api, made["sessionId"]).splitlines()) == 4
 
+    @pytest.mark.parametrize(
+        ("cell", "kind"),
+        [("9223372036854775808", "INTEGER"), ("[" * 100_000, "STRING_LIST"), ("[" * 99, "JSON")],
+        ids=["64 bits", "nested", "JSON"],
+    )
+    def test_cell_that_no_column_holds_is_refused(self, api: Api, cell: str, kind: str):
+        """With the column's name and the beginning of the cell."""
+        grid = people(api)["sessionId"]
+        handle = api.upload(f'individualID,x\nI-9,"{cell}"\n'.encode(), "rows.csv")
+        models = [
+            {"name": "individualID", "columnType": "STRING"},
+            {"name": "x", "columnType": kind},
+        ]
+        body = {"sessionId": grid, "fileHandleId": handle, "schema": models}
+
+        status, reason = refused_job(api, "/grid/import/csv", body)
+
+        assert (status, kind in reason, len(reason) < 400) == (400, True, True)
+
     def test_empty_grid_takes_no_import(self, api: Api):
         """Import is for grids of a record set."""
         grid = session(api)["sessionId"]

@@ -74,6 +74,15 @@ def test_integers_when_beyond_64_bits_are_none(tmp_path):
     assert [2] == [one.row for one in check_csv(path, PEOPLE).invalid]
 
 
+def test_cell_when_it_is_nested_without_end_is_a_text(tmp_path):
+    """What cannot be read as JSON in a column of lists is told as the text it is."""
+    path = written(tmp_path, "id,tags,city\na," + "[" * 100_000 + ",x\n")
+
+    [wrong] = check_csv(path, PEOPLE).invalid
+
+    assert ["expected type: JSONArray, found: String"] == [m.text for m in wrong.messages]
+
+
 def test_cells_always_are_read_by_the_types_of_the_schema(tmp_path):
     """A text that is no number is told as the text it is; an empty cell is no key."""
     path = written(
@@ -115,8 +124,9 @@ def test_report_when_rows_are_many_stays_small(tmp_path):
         (None, NotFound, "cannot be read"),
         ("{", UsageError, "is no JSON"),
         ("[]", UsageError, "it is no object"),
+        ('{"a":' * 100_000, UsageError, "is no JSON"),
     ],
-    ids=["absent", "no JSON", "no object"],
+    ids=["absent", "no JSON", "no object", "too deep"],
 )
 def test_schema_when_it_cannot_be_used_says_why(tmp_path, text, error, said):
     """Named by its path."""
@@ -126,6 +136,14 @@ def test_schema_when_it_cannot_be_used_says_why(tmp_path, text, error, said):
 
     with pytest.raises(error, match=said):
         read_schema(path)
+
+
+def test_schema_when_it_begins_with_a_byte_order_mark_is_read(tmp_path):
+    """As some editors save it."""
+    path = tmp_path / "schema.json"
+    path.write_bytes(b'\xef\xbb\xbf{"type":"object"}')
+
+    assert {"type": "object"} == read_schema(path)
 
 
 class TestChecker:

@@ -153,6 +153,10 @@ class TestCells:
             ("1.5", "INTEGER", False),
             ("no", "BOOLEAN", False),
             ("[1", "INTEGER_LIST", False),
+            ("9223372036854775808", "INTEGER", False),
+            ('{"a":1}', "JSON", True),
+            ('"x"', "JSON", True),
+            ("x", "JSON", False),
         ],
     )
     def test_cell_always_fits_or_not(self, text, kind, fits):
