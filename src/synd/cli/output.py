@@ -36,14 +36,26 @@ def emit(data: Mapping[str, Any], *, as_json: bool, human: Callable[[], None]) -
 
 def print_json(data: Mapping[str, Any]) -> None:
     """One object on one line, at once: a reader of a pipe sees it when it is true."""
-    say(json.dumps(data, ensure_ascii=False))
+    text = json.dumps(data, ensure_ascii=False)
+    say(text if _can_be_said(text) else json.dumps(data))
     flush()
 
 
 def say(text: str) -> None:
-    """A line of the result."""
+    """A line of the result. Signs that the terminal's encoding has not (or none has) come as escapes."""
     with _standard_output() as out:
+        if not _can_be_said(text):
+            encoding = out.encoding or "utf-8"
+            text = text.encode(encoding, "backslashreplace").decode(encoding)
         out.write(text + "\n")
+
+
+def _can_be_said(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def flush() -> None:

@@ -1,5 +1,6 @@
 """Exceptions become text and exit code once; text and JSON are never mixed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -169,6 +170,27 @@ class TestStandardOutput:
         assert code == 73
         assert err.startswith("synd: standard output cannot be written: No space left on device\n")
         assert "Traceback" not in err
+
+    @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+    def test_output_when_a_sign_cannot_be_encoded_is_escaped(self, encoding):
+        """A lone half of a pair, as cells and names of files may hold it: JSON stays JSON, text goes on."""
+        text = "\u00fc \ud800 \U0001f401"
+        script = (
+            "import json, sys; from synd.cli import output; text = json.loads(sys.argv[1]);"
+            " output.print_json({'a': text}); output.say(text)"
+        )
+
+        done = subprocess.run(
+            [sys.executable, "-c", script, json.dumps(text)],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+
+        first, second = done.stdout.decode(encoding).splitlines()
+        assert {"a": text} == json.loads(first)
+        assert "\\ud800" in second
 
     def test_output_when_it_is_closed_is_dropped(self, home):
         """`>&-`, as some services start programs."""
