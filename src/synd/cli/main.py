@@ -120,9 +120,7 @@ def run(argv: list[str]) -> int:
     except SyndError as error:
         return output.fail(error, as_json=as_json)
     except _CLICK_ERROR as error:
-        usage = _usage(error)
-        # Without a command the parser has shown the help, which is the whole answer.
-        return output.fail(usage, as_json=as_json) if usage.message else usage.exit_code
+        return output.fail(_usage(error), as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         return output.fail(Cancelled("interrupted"), as_json=as_json)
     except output.UnsaidError as unsaid:

@@ -25,14 +25,6 @@ class TestUsage:
         assert said.out == ""
         assert "--help" in said.err
 
-    @pytest.mark.parametrize("argv", [[], ["grid"], ["cache"]], ids=" ".join)
-    def test_usage_when_no_command_is_named_is_the_help_alone(self, synd, argv):
-        """64, as nothing was done; no empty complaint beside the help."""
-        said = synd(*argv)
-
-        assert (64, "") == (said.code, said.err)
-        assert "Usage" in said.out
-
     def test_usage_when_wrong_and_json_is_wanted_is_a_problem(self, synd):
         """A program reads the reason from where it reads results."""
         said = synd("wait", "--timeout", "soon", "--json")
