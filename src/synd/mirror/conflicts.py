@@ -212,6 +212,7 @@ class Sides:
     def let_go(self, tx: sqlite3.Connection, row: Local) -> list[Change]:
         """Ends a row whose thing is no more, here or there."""
         changes = self._entities.drop(tx, row.entity) if row.entity is not None else []
+        self.leave_to_entity(tx, row)
         self._locals.update(
             tx, row.id, entity=None, gone=1, born=1, state="clean", since_ns=0, problem=None,
             annotations=None, **NO_BASE,
@@ -219,6 +220,24 @@ class Sides:
         self._overlay.touched(row.parent)
         self._overlay.drop_if_over(tx, self._locals.get(row.id, tx))
         return changes
+
+    def gather(self, tx: sqlite3.Connection, key: int, to: int) -> None:
+        """A folder has another key now: what lies in it here comes along."""
+        for child in self._outbox.all_children(tx, key):
+            fields: dict[str, object] = {"parent": to}
+            if not child.gone and self._locals.child(to, child.name, tx) is not None:
+                fields["name"] = self.copy_name(tx, to, child.name)
+                self._overlay.queue(tx, child)
+            self._locals.update(tx, child.id, **fields)
+
+    def leave_to_entity(self, tx: sqlite3.Connection, row: Local) -> None:
+        """The row of a folder that was made here is about to end: what others have moved into it, and we have
+        rows for, lies in the entity from now on. Were its key left behind, nobody could find the way there.
+        """
+        if row.entity is None or row.entity == row.key or not row.is_folder:
+            return
+        if self._locals.has_children(row.key):
+            self.gather(tx, row.key, row.entity)
 
     def _recover(self, tx: sqlite3.Connection, row: Local, reason: str) -> bool:
         """Keeps unsent bytes in the recovery area; False while somebody has them open."""

@@ -182,19 +182,10 @@ class Records:
             heir = row
         self._locals.update(tx, heir.id, entity=entity.id)
         if heir.is_folder and heir.born:
-            self._gather(tx, entity.id, heir.id)
+            self._sides.gather(tx, entity.id, heir.id)
         if heir.gone:
             self._overlay.queue(tx, heir, delay_s=0.0)
         return self._locals.get(heir.id, tx)
-
-    def _gather(self, tx: sqlite3.Connection, key: int, to: int) -> None:
-        """A folder has another key now: what lies in it here comes along."""
-        for child in self._outbox.all_children(tx, key):
-            fields: dict[str, object] = {"parent": to}
-            if not child.gone and self._locals.child(to, child.name, tx) is not None:
-                fields["name"] = self._sides.copy_name(tx, to, child.name)
-                self._overlay.queue(tx, child)
-            self._locals.update(tx, child.id, **fields)
 
     def _follow(
         self, tx: sqlite3.Connection, started: Local, entity: Entity, *, yields: bool
@@ -290,6 +281,7 @@ class Records:
             return News()
         news = News(names=[(now.parent, now.name)])
         news.conflicts.append(self._sides.note(tx, now, Reason.DELETED_HERE, "remote", theirs=told))
+        self._sides.leave_to_entity(tx, now)
         self._locals.update(
             tx, now.id, entity=None, born=1, state="clean", since_ns=0, problem=None, **NO_BASE
         )
@@ -331,7 +323,7 @@ class Records:
         news.changes = self._entities.drop(tx, folder)
         self._locals.update(tx, row.id, entity=None, born=1, **NO_BASE)
         if key != row.id:
-            self._gather(tx, key, row.id)
+            self._sides.gather(tx, key, row.id)
         for child in self._outbox.all_children(tx, row.id):
             if child.state == Sending.CLEAN and not child.gone and child.base_parent == folder:
                 self._went_along(tx, child, news)

@@ -233,3 +233,38 @@ def test_save_after_a_create_without_answer_is_no_conflict(world, remote):
 
     assert b"two" == world.server()["P/n"]
     check(world)
+
+
+def test_folder_removed_on_both_sides_comes_back_for_an_edit_that_others_moved_into_it(
+    world, remote
+):
+    """It was made here; what is edited lay in it when they removed it. All of that is made anew."""
+    world.mkdir("P/n")
+    world.settle()
+    world.write("P/d/x", b"edited")
+    world.remove("P/n")
+    remote.move(world.id_of("P/d"), world.id_of("P/n"))
+    world.list_all()
+    remote.trash(world.id_of("P/n"))
+    world.settle()
+
+    assert {} == world.states()
+    assert b"edited" == world.server()["P/n/d/x"]
+    assert world.server() == world.view()
+
+
+def test_folder_removed_here_and_filled_by_others_shows_what_is_in_it(world, remote):
+    """It was made here, and we have a row for what they moved into it: both show again."""
+    world.mkdir("P/n")
+    world.settle()
+    world.overlay.set_attributes(world.seen("P/d"), mode=0o700)
+    world.remove("P/n")
+    remote.move(world.id_of("P/d"), world.id_of("P/n"))
+    world.list_all()
+    world.overlay.follow(world.id_of("P/n/d"), gone=False)
+    world.settle()
+    world.list_all()
+
+    assert {} == world.states()
+    assert b"x" == world.server()["P/n/d/x"]
+    assert world.server() == world.view()
