@@ -39,6 +39,7 @@ from synd.processors.select import formats_table
 from synd.processors.tools import Toolchain
 from synd.ranges import ByteRange, FileSlice
 from synd.store.entities import Row
+from syndd.mount.readynames import form_of
 from syndd.places import Places
 from syndd.schedule.preparing import KIND, Content, NothingToMake, Pair, Preparer, Ready
 from syndd.schedule.showing import as_contract
@@ -89,9 +90,8 @@ class ReadyFiles:
             return await self._raw(row, file, kind)
         # A few reads of the store and of the cache's names: less than a thread costs.
         pair = self._preparer.look(file, row.name)
-        found = pair.data if kind is ArtifactKind.DATA else pair.index
-        if found is not None:
-            return self._content(row, file, found, suffix)
+        if (pair.data if kind is ArtifactKind.DATA else pair.index) is not None:
+            return self._content(row, file, pair, kind, suffix)
         if not start:
             return await self._unstarted(row, file, kind)
         wanted = await self._preparer.want(file, row.name)
@@ -99,9 +99,7 @@ class ReadyFiles:
             return as_contract(wanted)
         if isinstance(wanted, NothingToMake):
             return await self._as_it_is(row, file, kind, wanted.why)
-        made = wanted.data if kind is ArtifactKind.DATA else wanted.index
-        assert made is not None  # `want` returns both or none
-        return self._content(row, file, made, suffix)
+        return self._content(row, file, wanted, kind, suffix)
 
     async def readiness(self, target: str, kind: ArtifactKind) -> ready.Readiness:
         """Whether `find` would have bytes. Starts nothing. Raises NotFound for an index of what has none."""
@@ -268,19 +266,37 @@ class ReadyFiles:
             name=row.name, source=file,
         )  # fmt: skip
 
-    def _content(self, row: Row, file: FileVersion, made: Ready, suffix: str = "") -> Content:
+    def _content(
+        self, row: Row, file: FileVersion, pair: Pair, kind: ArtifactKind, suffix: str
+    ) -> Content:
+        made = pair.data if kind is ArtifactKind.DATA else pair.index
+        assert pair.data is not None  # no index without the data that it is of
+        assert made is not None  # asked before
+        name = row.name if pair.data.alias else self._called(row.name, pair.data)
         if suffix in made.extra:
             key, size = made.extra[suffix]
             return Content(
                 key=ContentKey(key), size=size, etag=f'"md5:{key}"',
-                media="application/octet-stream", name=f"{row.name}{suffix}",
+                media="application/octet-stream", name=f"{name}{suffix}",
             )  # fmt: skip
         if made.alias:
             return self._source(row, file)
         return Content(
             key=made.content, size=made.size, etag=f'"{made.digest}"',
-            media="application/octet-stream", name=f"{row.name}{made.suffix}",
+            media="application/octet-stream",
+            name=name if kind is ArtifactKind.DATA else f"{name}{made.suffix}",
         )  # fmt: skip
+
+    def _called(self, name: str, data: Ready) -> str:
+        """What the data is called in ``@ready``, so that the index goes by its name wherever both are saved."""
+        form = form_of(
+            name.encode(errors="surrogateescape"),
+            format=data.format,
+            gtf_as_gff3=self._preparer.gtf_as_gff3,
+        )
+        if form is None or not form.indexes:
+            return f"{name}{data.suffix}"
+        return form.data.decode(errors="surrogateescape")
 
     # Bytes.
 

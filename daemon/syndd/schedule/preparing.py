@@ -49,6 +49,7 @@ from synd.processors.detect import (
     holds_for,
     name_format,
 )
+from synd.processors.intervals import GtfAsGff3
 from synd.processors.keys import workflow_key
 from synd.processors.select import PROCESSORS, select
 from synd.processors.stages import Order
@@ -71,7 +72,7 @@ from syndd.schedule.sources import Sources
 log = logging.getLogger(__name__)
 
 KIND = "preprocess"
-VERSIONS = frozenset((one.id, one.version) for one in PROCESSORS)
+VERSIONS = frozenset((one.id, one.version) for one in (GtfAsGff3(), *PROCESSORS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,10 @@ class Preparer:
         """Whether files are served as they are."""
         return self._settings.off
 
+    @property
+    def gtf_as_gff3(self) -> bool:
+        return self._settings.caps.gtf_as_gff3
+
     def look(self, file: FileVersion, name: str) -> Pair:
         """What of a file's artifacts can be read now. Asks nobody, starts nothing.
 
@@ -232,7 +237,7 @@ class Preparer:
         rows = [
             row
             for row in self._rows.of_content(file.md5, VERSIONS)
-            if fits(row) and self._is_here(row, file)
+            if self._uses(row.processor, row.format) and fits(row) and self._is_here(row, file)
         ]
         alone = None
         for data in rows:
@@ -248,6 +253,11 @@ class Preparer:
                     return data, row
             alone = alone or data
         return alone, None
+
+    def _uses(self, processor: str, format: str) -> bool:
+        """Whether that processor is the one for the format here: GTF has two, and a setting chooses."""
+        chosen = self._select(Format(format)) if format else None
+        return chosen is None or chosen.id == processor
 
     def _is_here(self, row: ArtifactRow, file: FileVersion) -> bool:
         if row.alias_of == "source":
@@ -266,6 +276,8 @@ class Preparer:
             return None
         since = self._clock.now_ns() - round(self._settings.negative_ttl_s * NS)
         for row in self._rows.refusals(file.md5, VERSIONS, since):
+            if row.who and not self._uses(row.who, row.format):
+                continue
             if not row.who:
                 holds = format is None and row.format == name_format(name)
             elif format is None:
@@ -411,7 +423,7 @@ class Preparer:
         return await self._beside.raw(file, name, Format(format))
 
     def _select(self, format: Format) -> Processor | None:
-        return select(format, ArtifactKind.DATA, gtf_as_gff3=self._settings.caps.gtf_as_gff3)
+        return select(format, ArtifactKind.DATA, gtf_as_gff3=self.gtf_as_gff3)
 
     async def _remember(
         self, file: FileVersion, error: StageFailed, processor: str, version: int
