@@ -113,6 +113,7 @@ async def create_record_based(
     hint says what that was. Raises UsageError for a key that is no column; Exists, Forbidden, NotFound.
     """
     deadline = deadline or Deadline.after(_BUDGET_S, "creating the curation task")
+    _check_data_type(data_type)
     with tempfile.TemporaryDirectory(prefix="synd-curation-") as aside, ExitStack() as stack:
         read = csvfile.whole(template, Path(aside))
         path = await asyncio.to_thread(stack.enter_context, read)
@@ -137,6 +138,11 @@ async def create_record_based(
         _add_hint(error, f"the record set {syn(made.id)} was made and stays")
         raise
     return RecordBased(task, made)
+
+
+def _check_data_type(data_type: str) -> None:
+    if not data_type.strip():
+        raise UsageError("a curation task needs a data type: what it is about, such as Specimens")
 
 
 def _check_key(upsert_key: Sequence[str], names: Sequence[str], template: Path) -> None:
@@ -166,7 +172,10 @@ async def create_file_based(
     Raises Exists, Forbidden, NotFound; a view that was made stays when a later step fails, and is found again.
     """
     deadline = deadline or Deadline.after(_BUDGET_S, "creating the curation task")
+    _check_data_type(data_type)
     await _check_free(client, project, data_type, deadline)
+    # A view is made over whatever number it is told.
+    await client.entity(folder, deadline=deadline)
     if file_view is None:
         file_view = await client.create_view(
             project, f"{data_type} files", [folder], deadline=deadline

@@ -14,6 +14,7 @@ from synd.curation import (
     schema_id,
 )
 from synd.errors import Exists, NotFound, RemoteUnavailable, SyndError, UsageError
+from synd.ids import EntityId
 from tests.support.curating import METADATA, SCHEMA, Curator, within
 
 KEY = ["specimenID"]
@@ -53,8 +54,9 @@ class TestRecordBased:
             ({"upsert_key": []}, UsageError, "needs a key"),
             ({"schema": "no.such-schema-1.0.0"}, NotFound, "schema"),
             ({"template": Path("no/such.csv")}, NotFound, "cannot be read"),
+            ({"data_type": " "}, UsageError, "needs a data type"),
         ],
-        ids=["unknown key", "no key", "unknown schema", "no template"],
+        ids=["unknown key", "no key", "unknown schema", "no template", "no data type"],
     )
     def test_task_when_it_cannot_be_made_leaves_nothing(self, curator: Curator, more, error, said):
         """What can be known to fail is told before anything is there."""
@@ -129,6 +131,20 @@ class TestFileBased:
                 c, curator.project, curator.project, data_type=data_type, instructions=""
             )
         )
+
+    @pytest.mark.parametrize(("folder", "data_type"), [(404404, "Images"), (None, "")])
+    def test_task_when_it_cannot_be_made_leaves_no_view(self, curator: Curator, folder, data_type):
+        """A mistyped folder is told before a view is made over it."""
+        place = curator.project if folder is None else EntityId(folder)
+
+        with pytest.raises((NotFound, UsageError)):
+            curator.do(
+                lambda c: create_file_based(
+                    c, curator.project, place, data_type=data_type, instructions=""
+                )
+            )
+
+        assert curator.do(lambda c: c.find_child(curator.project, f"{data_type} files")) is None
 
     @pytest.mark.req("S0-06", "S0-41", "S0-60")
     def test_task_when_deleted_with_its_view_leaves_no_orphan(self, curator: Curator):
