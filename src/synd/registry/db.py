@@ -23,7 +23,9 @@ from typing import Any
 from synd.errors import StoreError
 from synd.registry import kinds
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
+_ADDED = {"1": ("curation.sql", "2"), "2": ("evaluations.sql", "3")}
+"""Schema → what the next one adds to it, and its number."""
 DEFAULT_USER = "synd"
 ALL_SCOPES = "view,download,modify,authorize"
 
@@ -64,10 +66,10 @@ class Database:
             if not known:
                 _create(tx)
             version = self.meta("schema")
-            if version == "1":
-                _run(tx, "curation.sql")
-                tx.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
-                version = "2"
+            while version in _ADDED:
+                script, version = _ADDED[version]
+                _run(tx, script)
+                tx.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (version,))
             if version != SCHEMA_VERSION:
                 raise StoreError(
                     f"{self.path} has schema {version}, this program knows {SCHEMA_VERSION}",
@@ -133,7 +135,8 @@ class Database:
 
 def _create(tx: sqlite3.Connection) -> None:
     _run(tx, "schema.sql")
-    _run(tx, "curation.sql")
+    for script, _ in _ADDED.values():
+        _run(tx, script)
     now = now_ns()
     tx.executemany(
         "INSERT INTO meta VALUES (?, ?)",

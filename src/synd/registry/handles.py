@@ -130,6 +130,8 @@ def may_download(
         return True
     if object_type in ("WikiAttachment", "WikiMarkdown"):
         return _wiki_readable(db, caller, handle.id, object_id)
+    if object_type == "SubmissionAttachment":
+        return _was_submitted(db, caller, handle.id, object_id)
     if object_type not in _ENTITY_TYPES:
         return False
     try:
@@ -159,6 +161,22 @@ def may_download(
             " AND json_extract(props, '$.validationFileHandleId') = ? LIMIT 1",
             (entity, str(handle.id)),
         )
+    )
+
+
+def _was_submitted(db: Database, caller: Caller, handle: int, submission: object) -> bool:
+    """Whether the caller made that submission of the handle, or may read those of its evaluation."""
+    row = db.one(
+        "SELECT s.user_id, e.grants FROM submission AS s JOIN evaluation AS e ON e.id = s.evaluation_id"
+        " WHERE s.handle_id = ? AND s.id = ?",
+        (handle, str(submission)),
+    )
+    if row is None:
+        return False
+    private = access.BITS["READ_PRIVATE_SUBMISSION"]
+    grants = json.loads(row[1])
+    return row[0] == caller.user or any(
+        grants.get(str(principal), 0) & private for principal in caller.principals
     )
 
 

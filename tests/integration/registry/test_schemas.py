@@ -185,17 +185,19 @@ class TestOlderDatabase:
                 name
                 for (name,) in db.execute(
                     "SELECT name FROM sqlite_master WHERE type = 'table' AND (name LIKE 'grid_%'"
-                    " OR name LIKE '%schema%' OR name = 'curation_task') AND name NOT LIKE 'sqlite_%'"
+                    " OR name LIKE '%schema%' OR name IN ('curation_task', 'evaluation', 'submission'))"
+                    " AND name NOT LIKE 'sqlite_%' ORDER BY name DESC"
                 )
             ]
             for name in names:
                 db.execute(f"DROP TABLE {name}")
             db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
         db.close()
-        assert len(names) == 9
+        assert len(names) == 11
 
         with running(tmp_path / "data") as registry:
             api = Api(registry)
             assert api.ok("GET", f"/repo/v1/entity/{project}")["id"] == project
             assert api.ok("POST", "/repo/v1/grid/session/list", {})["page"] == []
+            assert api.ok("GET", "/repo/v1/evaluation")["results"] == []
             api.http.close()

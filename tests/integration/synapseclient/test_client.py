@@ -25,7 +25,18 @@ class TestStart:
 
 
 class TestScripts:
-    @pytest.mark.parametrize("script", ["legacy", "transfer", "sync", "views", "tables", "wikis"])
+    @pytest.mark.parametrize(
+        "script",
+        [
+            "legacy",
+            "transfer",
+            "sync",
+            "views",
+            "tables",
+            "wikis",
+            "evaluations",
+        ],
+    )
     def test_script_runs_and_meets_no_unknown_route(self, peer: Peer, script: str):
         """A whole area of the client works, and asks for nothing that the registry does not have."""
         peer.run(script)

@@ -23,6 +23,7 @@ def all_routes() -> list[Callable[[Router], None]]:
         columns,
         curation,
         entities,
+        evaluations,
         filehandles,
         grids,
         multipart,
@@ -40,6 +41,6 @@ def all_routes() -> list[Callable[[Router], None]]:
     resources = (
         start, users, tokens, entities, bundles, children, annotations, access, projects, trash,
         filehandles, multipart, storage, activities, asyncjobs, columns, tables, wikis, schemas,
-        curation, grids, admin,
+        curation, grids, evaluations, admin,
     )  # fmt: skip
     return [resource.add for resource in resources]

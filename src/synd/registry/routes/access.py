@@ -221,7 +221,16 @@ def _lock(request: Request) -> Reply:
     with request.registry.db.write() as tx:
         access.need(request.registry.db, entity, request.caller, access.UPDATE)
         tx.execute("UPDATE entity SET unmet_terms = 1 WHERE id = ?", (entity,))
-    return created({"id": 1, "subjectIds": [{"id": syn(entity), "type": "ENTITY"}]})
+    return created(
+        {
+            "concreteType": kinds.OSRM + "ACTAccessRequirement",
+            "id": 1,
+            "accessType": "DOWNLOAD",
+            "subjectIds": [{"id": syn(entity), "type": "ENTITY"}],
+            # The client tells it to the user: where the service's access team keeps its cases.
+            "jiraKey": f"SYND-{entity}",
+        }
+    )
 
 
 def add(router: Router) -> None:
