@@ -99,7 +99,11 @@ class Database:
         return found
 
     def one(self, sql: str, args: tuple[Any, ...] = ()) -> Row | None:
-        row: Row | None = self.connection.execute(sql, args).fetchone()
+        """The first row. A number of more than 64 bits is in none."""
+        try:
+            row: Row | None = self.connection.execute(sql, args).fetchone()
+        except OverflowError:
+            return None
         return row
 
     def all(self, sql: str, args: tuple[Any, ...] = ()) -> list[Row]:

@@ -24,6 +24,8 @@ MAX_VERSIONS = 15_000
 MAX_CHILDREN = 10_000
 """Files, folders and links in one container, as the service limits what is created one by one. `seed`
 may put more there: the registry also stands in for projects older than the limit."""
+MAX_NUMBER = (1 << 63) - 1
+"""The service's numbers are 64 bits wide, and so are SQLite's."""
 _LIMITED = ("file", "folder", "link")
 
 _BY_ID = (
@@ -81,9 +83,12 @@ def parse_id(text: object) -> int:
 
 def parse_number(text: object, what: str) -> int:
     try:
-        return int(str(text))
+        number = int(str(text))
     except ValueError as error:
         raise bad(f"{text!r} is not a valid {what}.") from error
+    if abs(number) > MAX_NUMBER:
+        raise bad(f"{text!r} is not a valid {what}.")
+    return number
 
 
 def get(db: Database, entity: int) -> EntityRow:

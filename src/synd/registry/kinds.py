@@ -76,6 +76,8 @@ ALL = (
     _kind("dockerrepo", "docker.DockerRepository", "repositoryName", "isManaged", versioned=False),
 )
 
+VIEWS = ("entityview", "submissionview", "dataset", "datasetcollection")
+"""Tables whose rows are entities or submissions."""
 BY_NAME = {kind.name: kind for kind in ALL}
 BY_CONCRETE = {kind.concrete: kind for kind in ALL}
 

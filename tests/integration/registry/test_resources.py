@@ -9,6 +9,7 @@ B4 = {
     "includeFileHandles": True,
     "includeRestrictionInformation": True,
 }
+HUGE = 1 << 70
 T = "org.sagebionetworks.repo.model.table."
 
 
@@ -29,6 +30,30 @@ class TestUnknown:
         body = {"parentId": project, "entityName": "x"}
         assert api.http.post("/repo/v1/entity/header", json={"references": [5]}).status_code == 400
         assert api.http.post("/repo/v1/entity/child", json=body).status_code == 404
+
+    @pytest.mark.parametrize(
+        ("status", "method", "path", "body"),
+        [
+            (404, "GET", f"/repo/v1/userProfile/{HUGE}", None),
+            (400, "GET", f"/repo/v1/activity/{HUGE}", None),
+            (400, "GET", f"/file/v1/fileHandle/{HUGE}", None),
+            (404, "GET", f"/repo/v1/grid/session/async/get/{HUGE}", None),
+            (400, "PUT", f"/file/v1/file/multipart/{HUGE}/complete", None),
+            (400, "POST", "/repo/v1/activity", {"used": [None]}),
+            (400, "POST", "/repo/v1/entity/header", {"references": ["syn1"]}),
+            (400, "POST", "/repo/v1/userGroupHeaders/aliases", {"list": 5}),
+            (400, "POST", "/file/v1/filehandles/copy", {"copyRequests": [{}]}),
+            (
+                400, "POST", "/file/v1/fileHandle/batch",
+                {"includeFileHandles": True, "requestedFiles": ["1"]},
+            ),
+        ],
+    )  # fmt: skip
+    def test_value_that_cannot_be_is_refused_in_words(self, api, status, method, path, body):
+        """A number of no 64 bits, a text where an object belongs: the reason speaks of the request, not of our code."""
+        reason = api.refused(status, method, path, body)
+
+        assert "failed:" not in reason
 
 
 class TestEntities:
@@ -260,6 +285,24 @@ class TestTables:
 
         assert status["jobState"] == "COMPLETE"
         assert status["responseBody"]["queryCount"] == 1
+
+    def test_csv_of_a_table_has_no_etags_of_rows(self, api, table, project):
+        """The column belongs to views, whose rows are entities."""
+        columns = api.ok("GET", "/repo/v1/column/tableview/defaults?viewTypeMask=1")["list"]
+        view = {
+            "concreteType": T + "EntityView", "name": "v", "parentId": project, "viewTypeMask": 1,
+            "scopeIds": [project], "columnIds": [columns[0]["id"]],
+        }  # fmt: skip
+        view = api.ok("POST", "/repo/v1/entity", view, 201)
+        for of, has in ((table, False), (view, True)):
+            asked = {"sql": f"select * from {of['id']}", "includeEntityEtag": True}
+            base = f"/repo/v1/entity/{of['id']}/table/download/csv"
+            handle = self.job(api, base, asked)["resultsFileHandleId"]
+            url = api.ok("GET", f"/file/v1/fileHandle/{handle}/url?redirect=false")
+            head = httpx.get(url, trust_env=False).text.splitlines()[0]
+
+            assert head.startswith("ROW_ID,ROW_VERSION,")
+            assert ("ROW_ETAG" in head) == has
 
     def test_view_is_never_behind(self, api, project):
         """A view sees a file, its change and its deletion at once, and rows within its scope alone."""

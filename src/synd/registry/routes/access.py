@@ -88,8 +88,8 @@ def apply_acl(tx: sqlite3.Connection, entity: int, body: dict[str, Json]) -> Non
     """Gives the entity the ACL in `body`. Raises RefusedError 400."""
     grants: dict[int, int] = {}
     listed = body.get("resourceAccess")
-    if not isinstance(listed, list):
-        raise bad("resourceAccess must be a list.")
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise bad("resourceAccess must be a list of objects.")
     for grant in listed:
         principal = grant.get("principalId")
         if not isinstance(principal, int):

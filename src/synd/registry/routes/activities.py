@@ -48,8 +48,8 @@ def activity_json(db: Database, activity: int) -> dict[str, Json]:
 def _body(db: Database, raw: dict[str, Json]) -> str:
     """What is kept of an activity; a reference without a version means the current one, from now on."""
     used = raw.get("used") or []
-    if not isinstance(used, list):
-        raise bad("used must be a list.")
+    if not isinstance(used, list) or not all(isinstance(one, dict) for one in used):
+        raise bad("used must be a list of objects.")
     kept = []
     for given in used:
         one = given

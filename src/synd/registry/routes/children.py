@@ -120,7 +120,7 @@ def _children(request: Request) -> Reply:
     if not isinstance(wanted, list) or not wanted:
         raise bad("includeTypes must hold at least one entity type.")
     sort = body.get("sortBy") or "NAME"
-    if sort not in _SORTS:
+    if not isinstance(sort, str) or sort not in _SORTS:
         raise bad(f"sortBy must be one of {', '.join(_SORTS)}.")
     descending = (body.get("sortDirection") or "ASC") == "DESC"
     offset = _offset(body.get("nextPageToken"))

@@ -154,8 +154,8 @@ def _type_batch(request: Request) -> Reply:
 
 def _header_batch(request: Request) -> Reply:
     references = request.json().get("references")
-    if not isinstance(references, list):
-        raise bad("references must be a list.")
+    if not isinstance(references, list) or not all(isinstance(one, dict) for one in references):
+        raise bad("references must be a list of objects.")
     wanted: list[tuple[int, int | None]] = []
     for reference in references:
         number = reference.get("targetVersionNumber")

@@ -404,7 +404,7 @@ def _write_status(tx: sqlite3.Connection, one: Submission, body: dict[str, Json]
     if body.get("etag") != one.status_etag:
         raise stale(f"The status of the submission {one.id}")
     status = body.get("status") or one.status
-    if status not in _STATES:
+    if not isinstance(status, str) or status not in _STATES:
         raise bad(f"status must be one of {', '.join(_STATES)}.")
     kept = json.loads(_kept(body, _STATUS))
     kept["cancelRequested"] = bool(json.loads(one.status_body).get("cancelRequested"))
@@ -429,6 +429,8 @@ def _put_statuses(request: Request) -> Reply:
     statuses = body.get("statuses")
     if not isinstance(statuses, list) or not 0 < len(statuses) <= 500:
         raise bad("statuses must be a list of 1 to 500.")
+    if not all(isinstance(status, dict) for status in statuses):
+        raise bad("statuses must be a list of objects.")
     with request.registry.db.write() as tx:
         found = _evaluation(request, _UPDATE_SUBMISSION)
         for status in statuses:

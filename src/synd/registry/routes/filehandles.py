@@ -82,8 +82,8 @@ def _batch(request: Request) -> Reply:
     if not (with_handle or with_url or body.get("includePreviewPreSignedURLs")):
         raise bad("At least one of the include flags must be true.")
     wanted = body.get("requestedFiles")
-    if not isinstance(wanted, list):
-        raise bad("requestedFiles must be a list.")
+    if not isinstance(wanted, list) or not all(isinstance(one, dict) for one in wanted):
+        raise bad("requestedFiles must be a list of objects.")
     if len(wanted) > MAX_BATCH:
         raise bad(f"At most {MAX_BATCH} files may be asked for at once.")
     results: list[dict[str, Json]] = []
@@ -156,7 +156,11 @@ def _copy_batch(request: Request) -> Reply:
     wanted = request.json().get("copyRequests")
     if not isinstance(wanted, list) or len(wanted) > MAX_BATCH:
         raise bad(f"copyRequests must be a list of at most {MAX_BATCH}.")
-    originals = [str(one.get("originalFile", {}).get("fileHandleId")) for one in wanted]
+    if not all(
+        isinstance(one, dict) and isinstance(one.get("originalFile"), dict) for one in wanted
+    ):
+        raise bad("Each of copyRequests must name its originalFile.")
+    originals = [str(one["originalFile"].get("fileHandleId")) for one in wanted]
     if len(set(originals)) < len(originals):
         raise bad("The same file handle is asked for more than once.")
     results: list[dict[str, Json]] = []

@@ -192,7 +192,9 @@ def _download_csv(request: Request, body: dict[str, Json]) -> Json:
     query, entity, _ = _compiled(request, sql)
     descriptor = body.get("csvTableDescriptor") or {}
     with_rows = body.get("includeRowIdAndRowVersion", True) is not False and not query.aggregate
-    with_etag = bool(body.get("includeEntityEtag")) and with_rows
+    # Rows of a view are entities, each with its etag; those of a table have none.
+    is_view = get(request.registry.db, entity).kind in kinds.VIEWS
+    with_etag = bool(body.get("includeEntityEtag")) and with_rows and is_view
     skip = 0 if query.aggregate else 3
     blobs = request.registry.blobs
     aside = blobs.aside()

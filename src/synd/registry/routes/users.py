@@ -84,6 +84,8 @@ def _headers_batch(request: Request) -> Reply:
 
 def _aliases(request: Request) -> Reply:
     names = request.json().get("list") or []
+    if not isinstance(names, list):
+        raise bad("list must be a list of names.")
     found = []
     for name in names:
         row = request.registry.db.one("SELECT id FROM user WHERE name = ?", (str(name),))
