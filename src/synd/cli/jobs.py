@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="See and steer the queue of jobs.")
 
+KINDS = ("prefetch", "verify", "preprocess")
+
+
+def _known(kinds: list[str] | None) -> list[str] | None:
+    """Refuses a kind that there is not: it would look as if there were no jobs of it."""
+    for kind in kinds or ():
+        if kind not in KINDS:
+            raise typer.BadParameter(f"{kind!r} is not one of {', '.join(KINDS)}")
+    return kinds
+
+
 Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id, as `synd jobs` shows it.")]
 Ids = Annotated[
     list[str] | None,
@@ -29,7 +40,9 @@ Ids = Annotated[
 All = Annotated[bool, typer.Option("--all", "-a", help="Ended ones too.")]
 Kinds = Annotated[
     list[str] | None,
-    typer.Option("--kind", "-k", help="Only these: prefetch, verify, preprocess. May be repeated."),
+    typer.Option(
+        "--kind", "-k", callback=_known, help=f"Only these: {', '.join(KINDS)}. May be repeated."
+    ),
 ]
 Limit = Annotated[
     int | None,
@@ -38,7 +51,7 @@ Limit = Annotated[
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, as jobs change.")]
 Paused = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KIND]...", help="Only these: prefetch, verify, preprocess."),
+    typer.Argument(metavar="[KIND]...", help=f"Only these: {', '.join(KINDS)}."),
 ]
 
 POLL_S = 0.2

@@ -14,9 +14,12 @@ from synd.errors import NotFound
 class TestUsage:
     @pytest.mark.parametrize(
         "argv",
-        [["--nonsense"], ["nonsense"], ["job"], ["wait", "--timeout", "soon"], ["cache", "pin"]],
+        [
+            ["--nonsense"], ["nonsense"], ["job"], ["wait", "--timeout", "soon"], ["cache", "pin"],
+            ["jobs", "--kind", "prefetsch"], ["cancel", "--all", "-k", "x"],
+        ],
         ids=" ".join,
-    )
+    )  # fmt: skip
     def test_usage_when_wrong_is_64_and_points_to_the_help(self, synd, argv):
         """sysexits.h, the parser's own errors too."""
         said = synd(*argv)
