@@ -45,6 +45,9 @@ from syndd.undo import Undo
 SHOWN = 20
 """Changes that a status lists; counts are of all."""
 
+TRACKED_LOOK_S = 0.5
+"""So often it is asked whether tracked folders still have something to tell."""
+
 LOOK_SHARE = 5.0
 """Rests so many times as long as the last look took, before the next one."""
 
@@ -156,8 +159,10 @@ class Edits:
                     settled = pending["verdict"] == "sent"
                     if settled or stuck is not None or left_s <= 0:
                         break
+                # Nothing wakes us when a tracked folder turns out to have nothing to send.
+                wait_s = min(left_s, TRACKED_LOOK_S) if left.tracked else left_s
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), left_s)
+                    await asyncio.wait_for(woken.wait(), wait_s)
                 # A look costs as many rows as are unsent, and under a burst each sent row wakes us.
                 await asyncio.sleep(min(LOOK_SHARE * (now - before), max(0.0, left_s)))
         return {

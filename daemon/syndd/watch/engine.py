@@ -85,7 +85,7 @@ class Status:
     unsent: int
     """Files whose present state was not told yet, because the sink refused it."""
     waiting: int
-    """Changes seen that wait for quiet."""
+    """Changes seen that wait for quiet; at least 1 while only a scan can tell what there is to be sent."""
     settled: bool
     """Nothing waits, nothing has to be told again, and no scan is due at once."""
     scanned_ns: int
@@ -130,6 +130,8 @@ class Engine:
         self._scan_at = 0.0
         self._left = False
         """The sink could not take something just now: the next scan finds it again."""
+        self._doubt = True
+        """What was seen did not fit, or nothing was seen yet: only the scan that comes next tells what changed."""
         self._check_at = 0.0
         self._seen: set[RelPath] = set()
         """What was seen to be deleted and was not told before a scan became due."""
@@ -166,13 +168,14 @@ class Engine:
 
     def overflow(self, after_s: float = 0.0) -> None:
         """Events were lost: none is believed until a scan has been made, once it is quieter."""
-        self._blind = True
+        self._blind = self._doubt = True
         self._seen |= self._burst.seen_going() | self._live.seen_going
         self._burst.clear_events()
         self._scan_at = self._clock.monotonic() + max(after_s, self.root.options.quiet_s)
 
     def rescan(self, *, after_s: float = 0.0, confirmed: bool = False) -> None:
         """What waits is forgotten and all is compared with the books, soon."""
+        self._doubt = self._doubt or after_s <= max(CHECK_S, self.root.options.quiet_s)
         self._confirmed = self._confirmed or confirmed
         self._scan_at = min(self._scan_at, self._clock.monotonic() + after_s)
 
@@ -233,6 +236,8 @@ class Engine:
         now = self._clock.monotonic()
         with self._turn:
             waiting = self._carrying or len(self._burst)
+            if self._doubt and self.state is not State.MISSING:
+                waiting = max(waiting, 1)
         remedy_line = "" if self._refused is None else remedy(self._refused, folders + 1)
         return Status(
             self.root,
@@ -245,6 +250,7 @@ class Engine:
             waiting,
             not waiting
             and not self._left
+            and not self._doubt
             and self.state is not State.STARTING
             and self._scan_at > now
             and not self._live.rescan,
@@ -329,6 +335,7 @@ class Engine:
             log.info("track.back", extra=fields(root=self.root.folder))
             self._why = ""
             self._advance(State.STARTING)
+            self._doubt = True
             self._scan_at = now
 
     # What a scan and a burst come to.
@@ -374,7 +381,7 @@ class Engine:
             every_s = min(every_s, options.scan_every_s)
         self._queue(found, now)
         # Last, as until then the root is not settled.
-        self._left = False
+        self._left = self._doubt = False
         self._scan_at = now + every_s if self._refused is None else now + options.scan_every_s
         log.debug(
             "track.scanned",

@@ -324,6 +324,9 @@ class Intent:
                 self._note(path, seen._replace(sent=False))
                 raise
             outcome.told += 1
+            if before is not None and found.st_nlink > 1:
+                # It changed under its other names too, of which nobody tells.
+                outcome.rescan_after_s = 0.0
         after = self._stat(path)
         if after is None or not seen.same(after):
             self._note(path, seen._replace(sent=False))

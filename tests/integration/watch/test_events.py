@@ -138,6 +138,17 @@ class TestOneFile:
 
         assert {"f": b"one", "g": b"one"} == watched.sink.tree
 
+    def test_hard_linked_file_when_written_then_changes_under_all_its_names(self, watched):
+        """The kernel tells of the name that was written through only."""
+        (watched.folder / "f").write_bytes(b"one")
+        os.link(watched.folder / "f", watched.folder / "g")
+        watched.same()
+        with open(watched.folder / "f", "r+b") as file:
+            file.write(b"two")
+        watched.settled()
+
+        assert {"f": b"two", "g": b"two"} == watched.sink.tree
+
     def test_name_not_utf8_always_is_told_as_it_is(self, watched):
         """The sink decides what the service can hold."""
         (watched.folder / os.fsdecode(b"n\xff")).write_bytes(b"one")
