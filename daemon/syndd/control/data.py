@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from synd.clock import NS, parse_time_ns
 from synd.control import contract, ready
-from synd.errors import NotFound, RangeNotSatisfiable, UsageError
+from synd.errors import NotFound, RangeNotSatisfiable, StageFailed, UsageError
 from synd.processors.base import ArtifactKind
 from synd.processors.indexes import SUFFIXES
 from synd.ranges import ByteRange, parse_range
@@ -110,7 +110,10 @@ def _add(routes: APIRouter, services: DaemonServices, route: str, kind: Artifact
     async def read(request: Request, id: str, asked: Annotated[_Asked, Depends()]) -> Response:
         """The bytes, or 202 with the job that makes them. HEAD never starts one."""
         head = request.method == "HEAD"
-        found = await services.ready.find(id, kind, raw=asked.raw, start=not head)
+        try:
+            found = await services.ready.find(id, kind, raw=asked.raw, start=not head)
+        except StageFailed as error:
+            return _refused(error, id)
         return await _bytes(services, found, asked, head=head)
 
     async def read_named(
@@ -119,10 +122,13 @@ def _add(routes: APIRouter, services: DaemonServices, route: str, kind: Artifact
         """The same for programs that go by names: one that ends like an index is that index."""
         head = request.method == "HEAD"
         suffix = next((one for one in SUFFIXES if name.endswith(one)), "")
-        if suffix or kind is ArtifactKind.INDEX:
-            found = await _index(services, id, name, suffix, asked, start=not head)
-        else:
-            found = await services.ready.find(id, kind, raw=asked.raw, start=not head)
+        try:
+            if suffix or kind is ArtifactKind.INDEX:
+                found = await _index(services, id, name, suffix, asked, start=not head)
+            else:
+                found = await services.ready.find(id, kind, raw=asked.raw, start=not head)
+        except StageFailed as error:
+            return _refused(error, id)
         return await _bytes(services, found, asked, head=head)
 
     for path, handler, name in (
@@ -134,6 +140,17 @@ def _add(routes: APIRouter, services: DaemonServices, route: str, kind: Artifact
                 path, handler, methods=[method], name=name, response_model=None,
                 include_in_schema=method == "GET", route_class_override=_BytesRoute,
             )  # fmt: skip
+
+
+def _refused(error: StageFailed, id: str) -> Response:
+    told: ready.Refused = {
+        "error_class": error.failure,
+        "error": error.message,
+        "raw": f"{ready.DATA}/{quote(id, safe='')}?raw=true",
+    }
+    return JSONResponse(
+        {**error.problem(), **told}, status_code=error.status, media_type=contract.PROBLEM
+    )
 
 
 async def _index(
@@ -190,7 +207,7 @@ async def _answer(
             error.problem(),
             status_code=416,
             media_type=contract.PROBLEM,
-            headers={"Content-Range": f"bytes */{found.size}"},
+            headers={"Content-Range": f"bytes */{found.size}", "Accept-Ranges": "bytes"},
         )
     status = 200
     if span is not None:

@@ -83,7 +83,15 @@ def looking(services: DaemonServices) -> APIRouter:
 
 
 def _add_one(routes: APIRouter, services: DaemonServices) -> None:
-    @routes.get(contract.JOBS + "/{id}", **shape(contract.Job))
+    @routes.get(contract.JOBS + "/{id}", **shape(contract.OneJob))
     async def job(id: str) -> JSONResponse:
         """One job."""
-        return answer(services.work.get(id))
+        found = services.work.get(id)
+        problem = found["problem"]
+        told: contract.OneJob = {
+            **found,
+            "status": found["state"],
+            "error_class": found.get("failure"),
+            "error": None if problem is None else str(problem["title"]),
+        }
+        return answer(told)

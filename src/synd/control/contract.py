@@ -416,6 +416,17 @@ class Job(TypedDict):
     """Class of failure (docs/formats.md)."""
 
 
+class OneJob(Job):
+    """What `GET /v1/jobs/{id}` says, with the words of the answer 202 that led there."""
+
+    status: JobState
+    """`state`."""
+    error_class: str | None
+    """`failure`."""
+    error: str | None
+    """Why it failed, in a line."""
+
+
 class Jobs(TypedDict):
     jobs: list[Job]
     paused: NotRequired[list[str]]

@@ -18,7 +18,7 @@ from synd.control.contract import Job
 
 DATA = "/v1/data"
 """GET or HEAD `/v1/data/{id}?raw=` → bytes, with ranges; 202, `Location` and `Retry-After` while they are made.
-HEAD starts nothing: 404. `…/{id}/status` → Readiness. `/v1/data/{id}/{name}` is the same for programs that go by names: one that
+HEAD starts nothing: 404. Content that cannot be processed: 422, Refused. `…/{id}/status` → Readiness. `/v1/data/{id}/{name}` is the same for programs that go by names: one that
 ends like an index (`.bai`) is the index, any other the data."""
 INDEX = "/v1/index"
 """The same of the index; 404 for what has none. One job makes both."""
@@ -44,6 +44,18 @@ class NotPrepared(TypedDict):
     failure: str
     """Class of failure (docs/formats.md)."""
     reason: str
+
+
+class Refused(TypedDict):
+    """Why the bytes of a file cannot be processed: fields beside those of the problem."""
+
+    error_class: str
+    """Class of failure (docs/formats.md)."""
+    error: str
+    bad_line: NotRequired[int]
+    """1-based, of the file."""
+    raw: str
+    """Where the file is read as it is."""
 
 
 class NotTaken(TypedDict):

@@ -376,7 +376,8 @@ def test_content_that_cannot_be_processed_is_remembered(
     status, body = get(world, f"{ready.DATA}/{ids[name]}")
     told = json.loads(body)
     assert (422, BY_NAME[name]["expected"]["error_class"]) == (status, told["failure"])
-    assert (200, (GENOMICS / name).read_bytes()) == get(world, f"{ready.DATA}/{ids[name]}?raw=true")
+    assert (told["failure"], told["title"]) == (told["error_class"], told["error"])
+    assert (200, (GENOMICS / name).read_bytes()) == get(world, told["raw"])
     done = world.synd("prepare", ids[name])
 
     assert 65 == done.status

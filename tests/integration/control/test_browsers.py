@@ -202,6 +202,7 @@ class TestRoutes:
         assert (202, "5") == (status, found["Retry-After"])
         told = json.loads(ask(api, found["Location"])[2])
         assert ("abc123", "pending") == (told["id"], told["state"])
+        assert ("pending", None, None) == (told["status"], told["error_class"], told["error"])
 
         assert 404 == ask(api, f"{contract.JOBS}/nonesuch")[0]
 
