@@ -44,6 +44,9 @@ class FakeWork:
     def list(
         self, *, all: bool, kinds: Sequence[str] = (), limit: int | None = None
     ) -> Sequence[contract.Job]:
+        for kind in kinds:
+            if kind not in ("prefetch", "verify", "preprocess"):
+                raise NotFound(f"there are no {kind!r} jobs")
         found = [
             j
             for j in self.known.values()

@@ -184,15 +184,19 @@ class Dispatcher:
         """Kinds of which nothing is begun."""
         return self._queue.paused()
 
-    async def pause(self, kinds: Collection[str] = (), *, paused: bool = True) -> frozenset[str]:
-        """Begins nothing more of these kinds (none: of all), or does again; what runs goes on. It holds
-        over a restart. Returns all paused kinds. Raises NotFound for a kind that is not there.
-        """
+    def check(self, kinds: Collection[str]) -> None:
+        """Raises NotFound for a kind that is not there."""
         unknown = [kind for kind in kinds if kind not in self._kinds]
         if unknown:
             raise NotFound(
                 f"there are no {unknown[0]!r} jobs", hint=f"kinds: {', '.join(sorted(self._kinds))}"
             )
+
+    async def pause(self, kinds: Collection[str] = (), *, paused: bool = True) -> frozenset[str]:
+        """Begins nothing more of these kinds (none: of all), or does again; what runs goes on. It holds
+        over a restart. Returns all paused kinds. Raises NotFound for a kind that is not there.
+        """
+        self.check(kinds)
         meant = kinds or (self._kinds.keys() if paused else self._queue.paused())
         now = await self._write(lambda: self._queue.pause(meant, paused=paused))
         self._wake.set()

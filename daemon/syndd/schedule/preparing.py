@@ -466,6 +466,7 @@ class Preparer:
         pair = await asyncio.to_thread(self.look, file, name)
         if pair.data is not None and pair.index is not None:
             # Its predecessor died after its last word but one.
+            run.progress(source.size, source.size)
             return {"format": pair.data.format, "processor": "", "work": "none"}
         made = None if pair.data is None or pair.data.alias else pair.data
         held = [file.key] if made is None else [file.key, made.content]
@@ -507,6 +508,7 @@ class Preparer:
         finally:
             for key in held:
                 self._cache.release(key)
+        run.progress(source.size, source.size)
         await self._forget(file.md5, f"{done.get('processor')}/{done.get('format')}")
         return {name: done.get(name) for name in ("format", "processor", "work")}
 

@@ -46,7 +46,8 @@ class JobShowing:
     def list(
         self, *, all: bool, kinds: Sequence[str] = (), limit: int | None = None
     ) -> Sequence[contract.Job]:
-        """Newest first; only active ones unless `all`."""
+        """Newest first; only active ones unless `all`. Raises NotFound for a kind that is not there."""
+        self._dispatcher.check(kinds)
         states = tuple(JobState) if all else tuple(ACTIVE)
         found = self._lookup.all(states, kinds=kinds or None, limit=limit)
         return [as_contract(job) for job in found]

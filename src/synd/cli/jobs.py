@@ -90,7 +90,6 @@ def list_all(
 
     With `--follow --json` each change is one line with one object.
     """
-    from synd.control import contract
     from synd.control.connect import Control
 
     control = Control.here()
@@ -98,12 +97,7 @@ def list_all(
         _watch(control, kind, as_json=as_json)
         return
     most = limit or (SHOWN if sys.stdout.isatty() and not as_json else None)
-    query = "&".join(
-        [f"all={int(everything)}"]
-        + [f"kind={quote(one, safe='')}" for one in kind or ()]
-        + ([f"limit={most}"] if most else [])
-    )
-    found: Jobs = control.get(f"{contract.JOBS}?{query}")
+    found = _listed(control, kind, everything=everything, most=most)
 
     def tell() -> None:
         _tell_paused(found.get("paused", []))
@@ -243,15 +237,27 @@ def _each(
 
 
 def _meant(control: Control, action: str, kind: Sequence[str] | None) -> list[str]:
-    from synd.control import contract
-
-    found: Jobs = control.get(contract.JOBS, all=int(action == "retry"))
+    found = _listed(control, kind, everything=action == "retry")
     return [
         j["id"]
         for j in found["jobs"]
-        if (not kind or j["kind"] in kind)
-        and (action == "cancel" or (j["state"] == "failed" and not j.get("superseded_by")))
+        if action == "cancel" or (j["state"] == "failed" and not j.get("superseded_by"))
     ]
+
+
+def _listed(
+    control: Control, kinds: Sequence[str] | None, *, everything: bool, most: int | None = None
+) -> Jobs:
+    """Jobs of these kinds, or of all. Raises NotFound for a kind that is not there."""
+    from synd.control import contract
+
+    query = "&".join(
+        [f"all={int(everything)}"]
+        + [f"kind={quote(one, safe='')}" for one in kinds or ()]
+        + ([f"limit={most}"] if most else [])
+    )
+    found: Jobs = control.get(f"{contract.JOBS}?{query}")
+    return found
 
 
 def logs(
@@ -342,6 +348,8 @@ def _watch(control: Control, kinds: Sequence[str] | None, *, as_json: bool) -> N
 
     from synd.control import contract
 
+    if kinds:
+        _listed(control, kinds, everything=False, most=1)
     active: dict[str, Job] = {}
     shown: dict[str, tuple[str, str]] = {}
     with output.bars("jobs") as draw:

@@ -20,6 +20,7 @@ from synd.control import contract
 from synd.errors import (
     DaemonNotRunning,
     DeadlineExceeded,
+    NotFound,
     ProtocolError,
     StageFailed,
     SyndError,
@@ -74,7 +75,9 @@ class Control:
         return self._call("PUT", route, body, timeout_s)
 
     def job(self, id: str, action: str = "") -> contract.Job:
-        """One job; with `action` (cancel, retry) after asking for that."""
+        """One job; with `action` (cancel, retry) after asking for that. Raises NotFound, also for no id at all."""
+        if not id:
+            raise NotFound("the id of the job is empty", hint="`synd jobs` shows ids")
         route = f"{contract.JOBS}/{quote(id, safe='')}"
         found: contract.Job = self.post(f"{route}/{action}") if action else self.get(route)
         return found

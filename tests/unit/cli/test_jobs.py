@@ -25,6 +25,14 @@ class TestList:
         assert 1 == len(synd("jobs", "-n", "1", "--json").json["jobs"])
         assert "… and 1 more" in synd("jobs", "-n", "1").out
 
+    def test_jobs_of_a_mistyped_kind_are_not_an_empty_success(self, synd, daemon, two):
+        """Whatever is to be done with them."""
+        for argv in (["jobs"], ["jobs", "-f"], ["cancel", "--all"], ["retry", "--failed"]):
+            said = synd(*argv, "--kind", "verfy")
+            assert (66, "") == (said.code, said.out)
+            assert "verfy" in said.err
+        assert 66 == synd("job", "").code
+
     def test_list_when_paused_says_so_with_the_mend(self, synd, daemon, two):
         """Nobody wonders why nothing begins."""
         assert "paused: verify — `synd jobs resume`" in synd("jobs", "pause", "verify").out

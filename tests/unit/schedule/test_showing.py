@@ -133,6 +133,13 @@ class TestAll:
         assert [jobs[2].id, jobs[1].id] == ids(all=True, kinds=["preprocess"], limit=2)
         assert 4 == len(ids(all=True))
 
+    def test_list_of_a_kind_that_is_not_there_is_not_found(self, desk):
+        """A mistyped one is not an empty queue."""
+        with pytest.raises(NotFound) as caught:
+            desk.showing.list(all=True, kinds=["preproces"])
+
+        assert "preprocess" in caught.value.hint
+
     def test_pause_and_clean_answer_the_state_of_the_queue(self, desk):
         """Logs of what is forgotten go too."""
         job = desk.claim()
