@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 
 from synd.cli import main
 from tests.support.curating import EXAMPLE, METADATA, SCHEMA, Curator
+from tests.support.mounts import eventually
 
 SCHEMA_FILE = EXAMPLE / "schema.json"
 KEY = ["specimenID"]
@@ -515,6 +517,29 @@ class TestDownload:
         assert ("CacheFull", 73) == (said["type"], said["exit_code"])
         assert (str(path), True) == (said["path"], str(path) in said["title"])
         assert ["filler"] == [one.name for one in full.iterdir()]
+
+    @pytest.mark.parametrize(
+        ("number", "code"),
+        [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
+        ids=["TERM", "HUP", "INT"],
+    )
+    def test_download_when_ended_by_a_signal_leaves_nothing(
+        self, curator: Curator, filled, tmp_path, number, code
+    ):
+        """A time limit or a closed terminal ends it like Ctrl-C: at once, and with its folder as it was."""
+        folder = tmp_path / "to"
+        folder.mkdir()
+        curator.registry.fault(method="GET", path="^/blob", action="delay", seconds=30, times=0)
+        with subprocess.Popen(
+            [sys.executable, "-m", "synd.cli.main", "grid", "download", filled, str(folder)],
+            env={**os.environ, **curator.environ(tmp_path / "home")},
+        ) as process:
+            eventually(lambda: list(folder.iterdir()))
+            process.send_signal(number)
+            ended = process.wait(20)
+
+        assert code == ended
+        assert [] == list(folder.iterdir())
 
     def test_device_when_named_takes_the_bytes_and_stays(self, synd: Run, filled, tmp_path):
         """`/dev/stdout` and pipes are written to, never replaced; nothing else is said on standard output."""
