@@ -87,10 +87,18 @@ def whole(path: Path, aside: Path) -> Iterator[Path]:
             shutil.copyfileobj(source, out)
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
-    try:
+    with named(copy, str(path)):
         yield copy
+
+
+@contextmanager
+def named(copy: Path, name: str) -> Iterator[None]:
+    """Errors about `copy`, which is nobody's, speak of `name` instead."""
+    try:
+        yield
     except UsageError as error:
-        error.message, error.path = error.message.replace(str(copy), str(path)), str(path)
+        error.message = error.message.replace(str(copy), name)
+        error.path = name if error.path == str(copy) else error.path
         raise
 
 

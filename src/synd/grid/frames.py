@@ -26,7 +26,8 @@ def names_of(frame: Any) -> list[str]:
         raise UsageError(
             "the data frame's columns have several levels", hint="flatten them: a grid has one"
         )
-    return [str(name) for name in names]
+    # One without a name is told of by who reads it.
+    return ["" if name is None or name != name else str(name) for name in names]  # noqa: PLR0124
 
 
 def write(frame: Any, path: Path, whole: Collection[str]) -> None:
@@ -42,6 +43,11 @@ def write(frame: Any, path: Path, whole: Collection[str]) -> None:
             for row in frame.itertuples(index=False, name=None):
                 cells = [_spelled(cell, whole=one) for cell, one in zip(row, columns, strict=True)]
                 out.write(spelled_line(cells, _COMMON))
+    except UnicodeEncodeError as error:
+        sign = error.object[error.start]
+        raise UsageError(
+            f"a cell or name of {path} holds {sign!r}, half of a sign: no UTF-8 text has that"
+        ) from error
     except OSError as error:
         raise not_written(path, error) from error
 

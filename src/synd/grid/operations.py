@@ -93,6 +93,8 @@ async def import_csv(
             path = await asyncio.to_thread(stack.enter_context, read)
             # What is wrong with a file is told without a network.
             facts = await asyncio.to_thread(_facts, path, form, given)
+        else:
+            stack.enter_context(csvfile.named(path, "the data frame"))
         if schema is None:
             bound = await bound_schema(client, session, deadline=deadline)
         if facts is None:

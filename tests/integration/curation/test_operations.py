@@ -70,6 +70,27 @@ class TestImport:
 
         assert (1, 1) == (done.total, done.created)
 
+    @pytest.mark.parametrize(
+        ("frame", "said"),
+        [
+            (pd.DataFrame({"id": ["a"], "n": ["x"]}), "the data frame: line 2: 'x' in n"),
+            (pd.DataFrame({"id": []}), "the data frame has a header and no rows"),
+            (pd.DataFrame([["a", 1]], columns=["id", float("nan")]), "frame: column 2 has no name"),
+            (
+                pd.DataFrame([["a", 1]], columns=["id", None]),
+                "the data frame: column 2 has no name",
+            ),
+            (pd.DataFrame({"id": ["\ud800"]}), "of the data frame holds .*half of a sign"),
+        ],
+        ids=["type", "no rows", "NaN", "None", "half a pair"],
+    )
+    def test_frame_when_it_cannot_be_used_is_named_as_one(self, curator, tmp_path, frame, said):
+        """Not by the file that it is sent as."""
+        grid = curator.session(simple(tmp_path, "id,n\n", "start.csv"), ["id"], IDS).id
+
+        with pytest.raises(UsageError, match=said):
+            curator.do(lambda c: operations.import_csv(c, grid, frame))
+
     @pytest.mark.req("S0-14")
     def test_frame_when_imported_gives_the_same_rows_as_its_file(
         self, curator: Curator, header, tmp_path
