@@ -15,6 +15,7 @@ import pytest
 
 from synd.cli import process
 from tests.fuse.e2e.conftest import MakeWorld
+from tests.support.disks import mount_disk, unmount_disk
 from tests.support.mounts import Ran, eventually
 from tests.support.world import (
     BLOB,
@@ -476,15 +477,12 @@ class TestDisk:
         """A world whose cache is a disk of 16 MiB."""
         world = bad.world(up=False)
         folder = world.folders.cache
-        folder.mkdir(parents=True)
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)], check=True, timeout=10
-        )
+        mount_disk(folder, "size=16m")
         try:
             yield world
         finally:
             world.close()
-            subprocess.run(["umount", "-l", str(folder)], check=True, timeout=10)
+            unmount_disk(folder)
 
     def test_reading_when_the_disk_is_full_evicts(self, bad: Bad, tight: World) -> None:
         """More files than fit are read one after another, each right."""

@@ -14,6 +14,7 @@ import pytest
 
 from synd.control import changes
 from tests.support.crashing import die
+from tests.support.disks import mount_disk, unmount_disk
 from tests.support.world import Remote, World
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(150)]
@@ -83,13 +84,7 @@ def full(request: pytest.FixtureRequest, tmp_path: Path, shared_server: Remote) 
         delete_hold_percent=100,
     )  # fmt: skip
     disk = world.folders.state
-    disk.mkdir(parents=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", SMALL_DISK, "tmpfs", str(disk)],
-        capture_output=True, text=True, timeout=20,
-    )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
+    mount_disk(disk, SMALL_DISK)
     try:
         world.up()
         world.control.post(changes.PAUSE)
@@ -99,7 +94,7 @@ def full(request: pytest.FixtureRequest, tmp_path: Path, shared_server: Remote) 
         yield made
     finally:
         world.close()
-        subprocess.run(["umount", "-l", str(disk)], timeout=20, check=True)
+        unmount_disk(disk)
 
 
 def test_write_when_the_disk_is_full_is_told_and_what_was_closed_before_is_sent(full: Full) -> None:

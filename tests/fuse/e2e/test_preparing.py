@@ -423,9 +423,12 @@ def test_daemon_that_is_killed_goes_on_with_its_jobs(world: World, ids: dict[str
     assert [] == list((world.folders.cache / "work").iterdir())
 
 
-def test_worker_that_is_killed_is_replaced(world: World, ids: dict[str, str]) -> None:
+def test_worker_that_is_killed_is_replaced(world: World, project: str) -> None:
     """The job is tried again by itself, and whoever waits gets what they asked for."""
-    name = "variants/crlf.vcf"
+    head = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    # So many that the worker is met while it works.
+    rows = (f"chr1\t{at}\t.\tA\tC\t.\t.\t.\n" for at in range(200_000, 0, -1))
+    file = world.remote.file(project, "long.vcf", (head + "".join(rows)).encode())
     stop = threading.Event()
     killed: list[int] = []
 
@@ -447,15 +450,15 @@ def test_worker_that_is_killed_is_replaced(world: World, ids: dict[str, str]) ->
 
     thread = threading.Thread(target=kill_one)
     thread.start()
-    prepare(world, ids[name])
+    prepare(world, file)
     stop.set()
     thread.join(20)
     assert killed
-    mine = [job for job in jobs(world) if job["subject"] == "crlf.vcf"]
+    mine = [job for job in jobs(world) if job["subject"] == "long.vcf"]
 
     assert ["completed", "failed"] == sorted(job["state"] for job in mine)
     assert ["WORKER_DIED"] == [job["failure"] for job in mine if job["state"] == "failed"]
-    assert 200 == get(world, f"{ready.INDEX}/{ids[name]}")[0]
+    assert 200 == get(world, f"{ready.INDEX}/{file}")[0]
 
 
 def test_formats_are_told_with_their_tools(world: World) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from synd.control import changes
 from tests.fuse.e2e.conftest import MakeWorld
+from tests.support.disks import mount_disk, unmount_disk
 from tests.support.mounts import eventually
 from tests.support.world import Remote, World, random_file
 
@@ -64,15 +65,7 @@ def shared(
         random_file(folder / f"{number}.bin", 4 * MIB, seed=number)
     project = server.seed(folder, f"Shared {request.param} {tmp_path.name}")
     world = make(server, up=False, upload_delay_s=0.1, **options)
-    world.home.mkdir(parents=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(world.home)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
+    mount_disk(world.home, "size=48m")
     try:
         world.up()
         world.control.post(changes.PAUSE)
@@ -83,7 +76,7 @@ def shared(
         yield made
     finally:
         world.close()
-        subprocess.run(["umount", "-l", str(world.home)], timeout=20, check=True)
+        unmount_disk(world.home)
 
 
 def test_write_when_the_disk_is_full_of_cached_files_evicts_them(shared: Shared) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from synd.control import contract, ready
+from tests.support.disks import mount_disk, unmount_disk
 from tests.support.mounts import eventually
 from tests.support.readying import GENOMICS, ended, failure, get, jobs, left_over, prepare
 from tests.support.world import Remote, World
@@ -273,20 +274,14 @@ def test_name_whatever_it_holds_never_reaches_a_program(
 def small(ground: Path, shared_server: Remote, project: str) -> Iterator[World]:
     """A daemon whose cache lies on a disk of a few megabytes."""
     disk = ground / "few" / "synd" / "cache"
-    disk.mkdir(parents=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True,
-        timeout=20, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted: {done.stderr.strip()}")
+    mount_disk(disk, "size=4m")
     one = World(ground / "few", shared_server, projects=[project], requests_per_minute=0)
     try:
         one.up()
         yield one
     finally:
         one.close()
-        subprocess.run(["umount", "-l", str(disk)], timeout=20, check=True)
+        unmount_disk(disk)
 
 
 def test_job_when_the_disk_is_full_then_goes_on_once_there_is_room(

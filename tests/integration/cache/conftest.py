@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.disks import mount_disk, unmount_disk
 
 
 @pytest.fixture
@@ -16,21 +17,11 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
     def mount(mib: int = 8, *, remount: str | None = None) -> Path:
         where = made[0] if remount else tmp_path / "disk"
-        where.mkdir(exist_ok=True)
-        options = f"remount,{remount}" if remount else f"size={mib}m"
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
+        mount_disk(where, f"remount,{remount}" if remount else f"size={mib}m")
         if not remount:
             made.append(where)
         return where
 
     yield mount
     for where in made:
-        subprocess.run(["umount", "-l", str(where)], timeout=20, check=True)
+        unmount_disk(where)

@@ -1,12 +1,12 @@
 """One registry process for all tests of this folder; each test has a curator with a project of its own."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.curating import METADATA, Curator
+from tests.support.disks import small_disk
 from tests.support.registry import Registry, running
 
 
@@ -36,19 +36,6 @@ def header(tmp_path: Path) -> Path:
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk without any room."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(where)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {made.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", "size=4k") as where:
         (where / "filler").write_bytes(bytes(4096))
         yield where
-    finally:
-        subprocess.run(["umount", "-l", str(where)], timeout=20, check=True)

@@ -12,6 +12,7 @@ from synd.errors import CacheFull
 from synd.ids import Version
 from synd.model import FileVersion
 from synd.testing import FakeRemote, FakeStorage
+from tests.support.disks import small_disk
 from tests.support.mounts import eventually
 from tests.support.parts import Parts, bytes_of, got, md5_of, noise
 
@@ -22,18 +23,8 @@ DATA = noise(6 << 20)
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB, where the machine lets us mount one."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(where)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
-    yield where
-    subprocess.run(["umount", "-l", str(where)], timeout=20, check=True)
+    with small_disk(tmp_path / "disk", "size=4m") as where:
+        yield where
 
 
 @pytest.fixture

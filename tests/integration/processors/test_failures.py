@@ -3,7 +3,6 @@
 import gzip
 import os
 import shutil
-import subprocess
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from synd.processors.base import ArtifactKind, Stage, Stored, Tools
 from synd.processors.detect import Format
 from synd.processors.stages import Order
 from tests.support import genomics
+from tests.support.disks import small_disk
 from tests.support.genomics import case
 
 pytestmark = pytest.mark.tools
@@ -392,17 +392,8 @@ def test_room_when_too_little_then_nothing_is_begun(tmp_path, tools):
 @pytest.fixture
 def tiny(tmp_path):
     """A file system of 256 KiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a tmpfs")
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "tiny", "size=256k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("kind", ["bed", "bam"])
