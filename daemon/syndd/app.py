@@ -57,11 +57,11 @@ from synd.model import FileVersion
 from synd.paths import is_dropping
 from synd.processors.base import Tools
 from synd.processors.limits import MemoryGroup
-from synd.store import meta
 from synd.store.connect import Store
 from synd.store.entities import Change
 from syndd.answers import Answers
 from syndd.artifacts import ReadyFiles
+from syndd.belonging import remember, settle
 from syndd.control.services import DaemonServices
 from syndd.curating import Curator
 from syndd.edits import Edits
@@ -119,8 +119,6 @@ class App:
         self._token = credentials.find_token(self._endpoints)
         self._projects = [entity_id(p) for p in config.projects]
         self._store = Store(folders.database)
-        if meta.belong_to(self._store, self._endpoints.name):
-            log.info("store.emptied", extra=fields(why="another service"))
         self._events = Events()
         self._pins = Pins(self._store)
         self._cache = Cache(
@@ -155,6 +153,13 @@ class App:
             self._endpoints, self._token, config=config, downloader=downloader
         )
         self._downloader = downloader
+        try:
+            if await settle(self._store, self._client):
+                log.info("store.emptied", extra=fields(why="another service"))
+        except BaseException:
+            await self._client.aclose()
+            downloader.close()
+            raise
         self._tree = Tree(
             self._store,
             self._client,
@@ -475,6 +480,7 @@ class App:
             self._spawn(self._log_in_later(), "login")
             return
         self._answers.user = profile.name
+        await remember(self._store, self._client)
 
     async def _log_in_later(self) -> None:
         with background():
@@ -483,6 +489,7 @@ class App:
                     profile = await self._client.whoami()
                     self._answers.user = profile.name
                     self._answers.login_problem = None
+                    await remember(self._store, self._client)
                 except (NotLoggedIn, Forbidden) as error:
                     self._answers.login_problem = error
                 except SyndError:

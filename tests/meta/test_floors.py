@@ -47,6 +47,7 @@ FLOORS = [
         "syndd.curating",
         "syndd.savedrows",
         "syndd.promises",
+        "syndd.belonging",
         "syndd.answers",
         "syndd.app",
         "syndd.__main__",

@@ -111,6 +111,11 @@ class SynapseClient(
         if self._own_downloader:
             self._downloader.close()
 
+    async def version(self, *, deadline: Deadline | None = None) -> Mapping[str, Any]:
+        """What the service says of itself; a local registry its id and limits too."""
+        said = await self._transport.json("GET", "/version", deadline=deadline)
+        return said if isinstance(said, dict) else {}
+
     @property
     def endpoints(self) -> Endpoints:
         return self._transport.endpoints

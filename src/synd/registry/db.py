@@ -70,6 +70,7 @@ class Database:
                 script, version = _ADDED[version]
                 _run(tx, script)
                 tx.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (version,))
+            tx.execute("INSERT OR IGNORE INTO meta VALUES ('registry_id', ?)", (new_etag(),))
             if version != SCHEMA_VERSION:
                 raise StoreError(
                     f"{self.path} has schema {version}, this program knows {SCHEMA_VERSION}",

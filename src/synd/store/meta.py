@@ -20,16 +20,32 @@ def put(store: Store, name: str, value: str) -> None:
         tx.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
 
 
-def belong_to(store: Store, endpoint: str) -> bool:
+_OF_CHANGES = ("save", "answered", "conflict", "local")
+"""What belongs to things of the service that were changed here, children first."""
+
+
+def only_here(store: Store) -> int:
+    """How many things no service has: unsent changes, what is never sent, tracked folders."""
+    found = store.read.execute(
+        "SELECT (SELECT count(*) FROM local WHERE state <> 'clean' OR edit > sent"
+        " OR (gone = 0 AND (local_only = 1 OR entity IS NULL))) + (SELECT count(*) FROM tracked)"
+    ).fetchone()
+    return int(found[0])
+
+
+def belong_to(store: Store, endpoint: str, *, same: bool = False) -> bool:
     """Makes the store hold rows of this service only; True when those of another were dropped.
 
-    Ids mean nothing across services, so rows of one must never answer for another.
+    Ids mean nothing across services, so rows of one must never answer for another. With `same` it is
+    the service of before at another address: what was changed here stays, else it goes too, and the
+    caller has seen to it that nothing of it is `only_here`.
     """
     before = get(store, "endpoint")
     if before == endpoint:
         return False
+    tables = _FROM_SERVICE if same or before is None else (*_FROM_SERVICE, *_OF_CHANGES)
     with store.write() as tx:
-        for table in _FROM_SERVICE:
+        for table in tables:
             tx.execute(f"DELETE FROM {table}")
         tx.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('endpoint', ?)", (endpoint,))
     return before is not None

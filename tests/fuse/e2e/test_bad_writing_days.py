@@ -341,3 +341,41 @@ class TestOpenFiles:
         found = {md5 for md5, _ in held(server, project).values()}
         assert {md5_of(b"of others\n"), md5_of(b"OURSt a\n")} <= found
         assert (md5_of(b"of others\n"), 2) == held(server, project)["a.txt"]
+
+
+class TestAnotherService:
+    def test_edit_is_not_sent_to_another_service(self, tmp_path: Path) -> None:
+        """Two registries number alike: an unsent edit of one would be a version of a stranger's file in the other.
+
+        The daemon does not start for the other while it lies here, and sends it when it is told of the first
+        again, at whatever port that is served by then.
+        """
+        with remote(tmp_path / "one") as one, remote(tmp_path / "two") as two:
+            mine, theirs = one.project("P"), two.project("P")
+            assert one.file(mine, "a.txt", b"mine\n") == two.file(theirs, "b.txt", b"theirs\n")
+            world = World(tmp_path / "w", one, **SETTINGS | {"uploads": False})
+            try:
+                world.up()
+                sh(world, world.at("P"), "echo edited > a.txt")
+                assert world.synd("down", "--timeout", "0").status == 75
+                world.env |= {"SYND_UPLOADS": "true"}
+                here = dict(world.env)
+                world.env |= {"SYND_ENDPOINT": two.url, "SYNAPSE_AUTH_TOKEN": two.token}
+                refused = world.try_up()
+                assert (refused.status, one.url in refused.out) == (78, True), refused.out
+                assert held(two, theirs) == {"b.txt": (md5_of(b"theirs\n"), 1)}
+                one.close()
+                with remote(tmp_path / "one") as again:
+                    assert again.url != one.url
+                    world.env = here | {"SYND_ENDPOINT": again.url}
+                    world.up()
+                    assert world.text("cat", world.at("P", "a.txt")) == "edited\n"
+                    settled(world)
+                    assert held(again, mine) == {"a.txt": (md5_of(b"edited\n"), 2)}
+                    # With everything sent the other service is as good as any.
+                    assert world.synd("down").status == 0
+                    world.env |= {"SYND_ENDPOINT": two.url, "SYNAPSE_AUTH_TOKEN": two.token}
+                    world.up()
+                    assert world.text("cat", world.at("P", "b.txt")) == "theirs\n"
+            finally:
+                world.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from synd.ids import EntityId, Version
 from synd.jobs.queue import Queue
 from synd.model import Header, Kind
@@ -26,6 +28,52 @@ def test_other_endpoint_empties_what_came_from_the_service(store):
         assert [(0,)] == store.read.execute(f"SELECT count(*) FROM {table}").fetchall()
     assert 1 == len(Queue(store).all())
     assert "https://two.invalid" == meta.get(store, "endpoint")
+
+
+def test_other_endpoint_empties_what_was_changed_and_sent(store):
+    """What was kept here of things of one service would be laid over those of another."""
+    meta.belong_to(store, "https://one.invalid")
+    put_local(store, entity=5)
+    assert 0 == meta.only_here(store)
+
+    assert meta.belong_to(store, "https://two.invalid")
+    assert [(0,)] == store.read.execute("SELECT count(*) FROM local").fetchall()
+
+
+def test_same_service_at_another_address_keeps_what_was_changed(store):
+    """A local registry is served at another port each time."""
+    meta.belong_to(store, "http://127.0.0.1:1")
+    put_local(store, entity=5, state="waiting")
+
+    assert meta.belong_to(store, "http://127.0.0.1:2", same=True)
+    assert 1 == meta.only_here(store)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": "waiting"}, {"state": "held"}, {"state": "blocked"}, {"edit": 2, "sent": 1},
+        {"local_only": 1}, {"entity": None, "born": 1}, {"gone": 1, "state": "waiting"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_thing_that_no_service_has_is_counted(store, fields):
+    """Unsent, never sent, or not to be sent."""
+    put_local(store, **fields)
+
+    assert 1 == meta.only_here(store)
+
+
+def put_local(store, **fields):
+    """A row of what was changed here; clean unless told otherwise."""
+    row = {
+        "id": 1 << 39, "entity": 5, "born": 0, "parent": 1, "name": b"a", "kind": "file", "ctime_ns": 1,
+    } | fields  # fmt: skip
+    with store.write() as tx:
+        tx.execute(
+            f"INSERT INTO local ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
+            tuple(row.values()),
+        )
 
 
 def test_same_endpoint_keeps_everything(store):

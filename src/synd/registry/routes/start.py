@@ -11,13 +11,16 @@ def _base(_: Request) -> Reply:
 
 
 def _version(request: Request) -> Reply:
-    """`limits` tells synd's own client how fast it may go; null is "as fast as you can"."""
+    """`limits` tells synd's own client how fast it may go; null is "as fast as you can". `id` is this
+    registry's, whatever its port.
+    """
     throttled = request.registry.throttle is not None
     return ok(
         {
             "version": "520.0-0-synd",
             "stackInstance": "520",
             "synd-registry": True,
+            "id": request.registry.db.meta("registry_id"),
             "limits": {"concurrent": CONCURRENT, "perMinute": PER_MINUTE} if throttled else None,
         }
     )
