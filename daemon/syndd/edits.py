@@ -383,6 +383,12 @@ class Edits:
             "files": None if status is None else status.files,
             "unsent": 0 if status is None else status.unsent + status.waiting,
             "problems": 0 if status is None else status.problem_count,
+            "skipped": []
+            if status is None
+            else [
+                {"path": str(folder.folder / one.path), "reason": one.why, "mend": one.hint}
+                for one in status.problems
+            ],
             "scanned_at": format_time(status.scanned_ns) if status and status.scanned_ns else None,
             "reason": "much of it is missing: nothing is deleted on the service without your yes"
             if held

@@ -123,6 +123,20 @@ class TrackedFolder(Protocol):
     def since_ns(self) -> int: ...
 
 
+class NotSent(Protocol):
+    """Something in one that is not sent as it is."""
+
+    @property
+    def path(self) -> str:
+        """Below the folder."""
+        ...
+
+    @property
+    def why(self) -> str: ...
+    @property
+    def hint(self) -> str: ...
+
+
 class TrackedStatus(Protocol):
     """What is done about one."""
 
@@ -144,6 +158,11 @@ class TrackedStatus(Protocol):
     def scanned_ns(self) -> int: ...
     @property
     def held(self) -> object | None: ...
+    @property
+    def problems(self) -> Sequence[NotSent]:
+        """The first of them."""
+        ...
+
     @property
     def problem_count(self) -> int: ...
 

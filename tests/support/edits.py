@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, get_origin, get_type_hints
@@ -19,6 +19,7 @@ from synd.mirror.push import Progress
 from synd.mirror.undoing import Undoing
 from synd.store.local import Local
 from syndd.edits import Edits
+from syndd.watch.intent import Problem
 from tests.support.parts import Parts
 
 
@@ -69,6 +70,7 @@ class Folder:
     waiting: int = 0
     scanned_ns: int = 0
     held: object | None = None
+    problems: Sequence[Problem] = ()
     problem_count: int = 0
 
     @property

@@ -198,7 +198,8 @@ class FakeEdits:
         self.asked.append(("track", (folder, target)))
         self.folders[folder] = {
             "folder": folder, "entity": "syn4", "path": "/mnt/synapse/P/d", "since_at": NOW,
-            "state": "watching", "files": 3, "unsent": 0, "problems": 0, "scanned_at": NOW,
+            "state": "watching", "files": 3, "unsent": 0, "problems": 0, "skipped": [],
+            "scanned_at": NOW,
             "reason": "", "mend": "",
         }  # fmt: skip
         return self.folders[folder]

@@ -271,7 +271,7 @@ class Tracker:
                 return root
         raise NotFound(
             f"{os.fspath(folder)} is not tracked",
-            hint="`synd track` without arguments lists what is",
+            hint="`synd tracked` lists what is",
             path=os.fspath(folder),
         )
 

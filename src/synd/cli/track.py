@@ -14,6 +14,9 @@ from synd.cli.output import Json
 if TYPE_CHECKING:
     from synd.control.changes import Tracked, TrackedList
 
+SHOWN = 20
+"""So many things that are not sent are listed of each folder."""
+
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An ordinary folder of this machine.")]
 
 
@@ -71,7 +74,7 @@ def untrack(folder: Folder, as_json: Json = False) -> None:
 
 
 def tracked(as_json: Json = False) -> None:
-    """List the tracked folders, and how each is watched.
+    """List the tracked folders, how each is watched, and what in them is not sent and why.
 
     Example: `synd tracked`.
     """
@@ -104,5 +107,11 @@ def tracked(as_json: Json = False) -> None:
                 output.say(f"{t['folder']}: {t['reason']}")
             if t["mend"]:
                 output.say(f"  {t['mend']}")
+            for one in t["skipped"][:SHOWN]:
+                output.say(f"not sent: {one['path']}: {one['reason']}")
+                if one["mend"]:
+                    output.say(f"  {one['mend']}")
+            if t["problems"] > SHOWN:
+                output.say(f"not sent: {t['problems'] - SHOWN} more in {t['folder']} (--json)")
 
     output.emit(found, as_json=as_json, human=tell)

@@ -267,6 +267,14 @@ class UntrackRequest(TypedDict):
     folder: str
 
 
+class Skipped(TypedDict):
+    """Something in a tracked folder that is not sent as it is."""
+
+    path: str
+    reason: str
+    mend: str
+
+
 class Tracked(TypedDict):
     """An ordinary folder whose changes are sent."""
 
@@ -282,7 +290,9 @@ class Tracked(TypedDict):
     unsent: int
     """Changes in it that were not taken into the queue yet."""
     problems: int
-    """Files in it that cannot be sent as they are."""
+    """Things in it that cannot be sent as they are."""
+    skipped: list[Skipped]
+    """The first 200 of them, by path."""
     scanned_at: str | None
     reason: str
     """Why it is not watched; empty when it is."""

@@ -84,7 +84,7 @@ def full(api):
     api.services.edits.take("4", "/mnt/synapse/P/a")
     api.services.edits.folders["/tracked"] = {
         "folder": "/tracked", "entity": "syn4", "path": "", "since_at": "t", "state": "watching",
-        "files": None, "unsent": 0, "problems": 0, "scanned_at": None, "reason": "", "mend": "",
+        "files": None, "unsent": 0, "problems": 0, "skipped": [], "scanned_at": None, "reason": "", "mend": "",
     }  # fmt: skip
     return api
 

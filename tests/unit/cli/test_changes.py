@@ -258,6 +258,16 @@ class TestTrack:
 
         assert "/tmp: too few watches\n  sysctl x=1\n" in synd("tracked").out
 
+    def test_tracked_names_what_is_not_sent_and_why(self, synd, daemon):
+        """The first ones; how many more there are."""
+        synd("track", "/tmp", "syn4")
+        link = {"path": "/tmp/l", "reason": "a symbolic link", "mend": "copy it"}
+        daemon.edits.folders["/tmp"] |= {"problems": 23, "skipped": [link] * 23}
+        said = synd("tracked").out
+
+        assert "not sent: /tmp/l: a symbolic link\n  copy it\n" in said
+        assert "not sent: 3 more in /tmp (--json)\n" in said
+
 
 class TestEvents:
     def test_events_are_a_line_each_recent_ones_first(self, synd, daemon):

@@ -12,6 +12,7 @@ from synd.errors import NotFound, NotLoggedIn, UsageError
 from synd.ids import EntityId
 from synd.mirror.push import Progress
 from synd.store.local import FIRST, Sending, insert_conflict
+from syndd.watch.intent import Problem
 from tests.support.edits import fits
 from tests.support.mounts import eventually
 
@@ -341,6 +342,15 @@ class TestTracked:
             desk.ask("track", str(tmp_path / "t"), f"syn{ids['P/d/a']}")
 
         assert {} == desk.tracker.folders
+
+    def test_tracked_names_what_is_not_sent(self, desk, tmp_path):
+        """By its path on this machine."""
+        status = desk.tracker.add(tmp_path / "t", EntityId(1))
+        status.problems, status.problem_count = (Problem("d/l", "a symbolic link", "copy it"),), 1
+        (one,) = desk.edits.tracked()["tracked"]
+
+        wanted = {"path": str(tmp_path / "t/d/l"), "reason": "a symbolic link", "mend": "copy it"}
+        assert (1, [wanted]) == (one["problems"], one["skipped"])
 
     def test_tracked_when_deletions_are_held_says_how_to_go_on(self, desk, tmp_path):
         """The yes is `synd approve`."""
