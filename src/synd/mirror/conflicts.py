@@ -300,7 +300,8 @@ class Conflicts:
 
     async def resolve(self, number: int, keep: str) -> ConflictRow:
         """Ends a conflict: `local` makes ours the entity's next version, `remote` removes our copy,
-        `both` leaves both. One that is over stays as it is. Raises NotFound, and what the service raises.
+        `both` leaves both. One that is over stays as it is. Raises NotFound, also when ours is to be kept and
+        is gone, and what the service raises.
         """
         if keep not in ("local", "remote", "both"):
             raise UsageError(f"{keep!r} is none of local, remote, both")
@@ -311,6 +312,11 @@ class Conflicts:
         if copy is not None and copy.gone:
             copy = None
         names: list[tuple[int, bytes]] = []
+        if keep == "local" and copy is None and conflict.copy is not None:
+            raise NotFound(
+                f"our side of conflict {number} is not there any more: its copy was removed",
+                hint="`synd restore --list` may have it; or resolve with --keep remote",
+            )
         if keep == "local" and copy is not None and conflict.reason != Reason.DELETED_THERE:
             names = await self._prefer(conflict, copy)
         elif keep == "remote" and copy is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from synd.errors import Forbidden
+from synd.errors import Forbidden, NotFound
 from synd.mirror.plan import Mode
 from synd.testing import FakeRemote
 from tests.support.pushing import World
@@ -320,6 +320,19 @@ class TestResolve:
         self.resolve(world, "remote")
 
         assert ([], b"theirs") == (copies(world), world.server()["P/a.txt"])
+
+    def test_resolve_local_when_our_copy_was_removed_is_not_found(self, world):
+        """Nothing of ours could become a version: the conflict stays open."""
+        world.settle()
+        (copy,) = (path for path in world.view() if "conflict" in path)
+        world.remove(copy)
+        number = world.conflicts.list()[0].id
+        with pytest.raises(NotFound, match="not there any more"):
+            world.run(world.conflicts.resolve(number, "local"))
+        assert [number] == [one.id for one in world.conflicts.list()]
+        self.resolve(world, "remote")
+
+        assert b"theirs" == world.server()["P/a.txt"]
 
     def test_resolve_both_leaves_both(self, world):
         """Nothing changes but that it is over."""
