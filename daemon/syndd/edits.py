@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from syndd.needs import (
 )
 from syndd.places import Places
 from syndd.schedule.events import Events
-from syndd.showing import Showing, stuck_for
+from syndd.showing import Showing, stuck_for, trouble_of
 from syndd.undo import Undo
 
 SHOWN = 20
@@ -374,6 +373,7 @@ class Edits:
             status = known[0] if known else None
         where = self._overlay.path_of(self._overlay.key_of(folder.entity))
         held = status is not None and status.held is not None
+        reason, mend = ("", "") if status is None else trouble_of(status)
         return {
             "folder": str(folder.folder),
             "entity": syn(folder.entity),
@@ -390,16 +390,8 @@ class Edits:
                 for one in status.problems
             ],
             "scanned_at": format_time(status.scanned_ns) if status and status.scanned_ns else None,
-            "reason": "much of it is missing: nothing is deleted on the service without your yes"
-            if held
-            else ""
-            if status is None
-            else status.why,
-            "mend": f"`synd approve {shlex.quote(str(folder.folder))}`"
-            if held
-            else ""
-            if status is None
-            else status.remedy,
+            "reason": reason,
+            "mend": mend,
         }
 
     # What the others are given.

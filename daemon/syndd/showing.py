@@ -5,6 +5,7 @@ What a row means is `syndd.intents`' matter; here is found out what that depends
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from synd.store.local import FIRST, Local, Sending
 from synd.store.unsent import Counts, Unsents, is_kept_here
 from syndd import intents
 from syndd.intents import Scene
-from syndd.needs import Conflicting, Overlaid, Pushing, Tracking, Written
+from syndd.needs import Conflicting, Overlaid, Pushing, TrackedStatus, Tracking, Written
 
 Parts = tuple[bytes, ...]
 """A path below the mount."""
@@ -64,6 +65,17 @@ class Left(NamedTuple):
     def over(self) -> bool:
         """Whether waiting longer is of no use: all is sent, or something of it cannot be."""
         return self.verdict != "under-way" or self.counts.blocked + self.counts.held > 0
+
+
+def trouble_of(one: TrackedStatus) -> tuple[str, str]:
+    """Why a tracked folder is not all that is watched and sent, and what mends that; empty when it is."""
+    if one.held is None:
+        return one.why, one.remedy
+    folder = shlex.quote(str(one.root.folder))
+    return (
+        "much of it is missing: nothing is deleted on the service without your yes",
+        f"`synd approve {folder}`",
+    )
 
 
 class Showing:
@@ -276,6 +288,18 @@ class Showing:
                     "hint": "`synd conflicts`",
                 }
             )
+        for one in self._tracker.status():
+            reason, mend = trouble_of(one)
+            if reason:
+                folder = str(one.root.folder)
+                found.append(
+                    {
+                        "type": "Tracked",
+                        "title": f"{folder}: {reason}",
+                        "hint": mend,
+                        "path": folder,
+                    }
+                )
         if pending["paused"]:
             found.append({"type": "Paused", "title": "sending is paused", "hint": "`synd resume`"})
         return found

@@ -359,6 +359,17 @@ class TestTracked:
 
         assert ("held", f"`synd approve {tmp_path / 't'}`") == (one["state"], one["mend"])
 
+    def test_status_tells_of_tracked_folders_that_want_attention(self, desk, tmp_path):
+        """Held, missing, or not watched as a limit is met: each with its mend."""
+        desk.tracker.add(tmp_path / "t", EntityId(1)).held = object()
+        desk.tracker.add(tmp_path / "u", EntityId(2)).why = "it is not there"
+        desk.tracker.add(tmp_path / "v", EntityId(3))
+        told = desk.edits.showing.problems(desk.ask("pending"))
+
+        assert [str(tmp_path / "t"), str(tmp_path / "u")] == [one["path"] for one in told]
+        assert f"`synd approve {tmp_path / 't'}`" == told[0]["hint"]
+        assert told[1]["title"].endswith("u: it is not there")
+
 
 class TestKeptHere:
     @pytest.mark.parametrize(
