@@ -180,6 +180,10 @@ class States:
                 "name": row.name,
                 "checked_at": self.checked_at(row.parent),
             }
+        if local is not None and local.staged:
+            facts |= {"size": local.size, "cached_bytes": local.size}
+            facts["md5"] = local.md5 if local.hashed == local.edit else None
+            reason, mend = "all its bytes are here, as they were written, and sent", ""
         if self._edits is not None and local is not None and kept_or_unsent(local):
             state = self._edits.showing.local_state(local)
             change = state["change"]

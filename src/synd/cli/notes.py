@@ -40,7 +40,11 @@ def comment(
     output.emit(
         done,
         as_json=as_json,
-        human=lambda: output.say(f"goes with the next version of {done['path']}"),
+        human=lambda: output.say(
+            f"goes with the next version of {done['path']}"
+            if text or label
+            else f"the next version of {done['path']} has neither comment nor label"
+        ),
     )
 
 

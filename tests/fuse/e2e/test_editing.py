@@ -549,16 +549,20 @@ class TestStatus:
     def test_state_attribute_always_says_where_an_edit_is(self, writable, place):
         """`user.synapse.state` of what is unsent and of what was sent."""
         _, where = place
-        code = "print(os.getxattr(argv[0], 'user.synapse.state').decode())"
-        assert writable.synd("pause").status == 0
-        sh(writable, where, "echo s > s.txt")
-        assert writable.python(code, writable.at(where, "s.txt")).out == "modified\n"
-        assert writable.synd("resume").status == 0
+        code = "import os, sys; print(os.getxattr(sys.argv[1], 'user.synapse.state').decode())"
+        ask = f'{sys.executable} -S -c "{code}" '
+        assert 0 == writable.synd("pause").status
+        sh(writable, where, "echo s > s.txt; echo s > s.txt.swp")
+        assert "modified\nlocal\n" == sh(writable, where, f"{ask} s.txt; {ask} s.txt.swp")
+        assert 0 == writable.synd("resume").status
         settled(writable)
         told = writable.synd("status", "--json")
+        why = writable.why(writable.at(where, "s.txt"))
 
+        assert "cached\n" == sh(writable, where, f"{ask} s.txt")
         assert json.loads(told.out)["safe_to_stop"] is True
-        assert writable.python(code, writable.at(where, "s.txt")).out == "cached\n"
+        assert "all its bytes are here" in why["reason"]
+        assert 2 == why["facts"]["cached_bytes"]
 
 
 class TestClosing:
