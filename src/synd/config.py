@@ -387,6 +387,12 @@ def size_bytes(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def _spelled(size: int) -> str:
+    """A size as `size_bytes` reads it, in the largest unit that fits."""
+    unit = max((u for u in _UNITS if size % _UNITS[u] == 0), key=_UNITS.__getitem__)
+    return f"{size // _UNITS[unit]}{unit}"
+
+
 def name_filter(patterns: Sequence[str]) -> Callable[[str], bool]:
     """Whether a file name is one of `local_only`, as .gitignore reads its lines: the last that fits
     decides, ``!`` takes back, ``*``, ``?`` and ``[abc]`` stand for other letters.
@@ -486,13 +492,18 @@ def _typed(name: str, value: object, source: str) -> object:
             _check_origins(value, source)
         return tuple(value)
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"{source}: {name} = {value!r} is not {_WANTED[kind]}") from error
+        wanted = "a size such as 128M: a whole number with K, M or G, or of bytes"
+        if name not in SIZES:
+            wanted = _WANTED[kind]
+        raise ConfigError(f"{source}: {name} = {value!r} is not {wanted}") from error
 
 
 def _check_bounds(name: str, number: float, source: str, *, shown: str = "") -> None:
     least, most = BOUNDS.get(name, (0, number))
     if not least <= number <= most:
-        told = f"{least:.12g} and {most:.12g}" + (" bytes" if shown else "")
+        told = f"{least:.12g} and {most:.12g}"
+        if shown:
+            told = f"{_spelled(int(least))} and {_spelled(int(most))}"
         raise ConfigError(f"{source}: {name} = {shown or number} is not between {told}")
 
 

@@ -120,6 +120,8 @@ class TestLoad:
             ("delete_hold_percent = 101", "not between 1 and 100"),
             ("upload_delay_s = -1", "upload_delay_s = -1 is not a number from 0 on"),
             ("uploads = 2", "uploads = 2 is not true or false"),
+            ('sort_memory = "128MB"', "'128MB' is not a size such as 128M"),
+            ('samtools_memory = "512K"', "512K is not between 1M and 1024G"),
             ('local_only = ["a/b"]', "'a/b' is not a pattern of file names"),
             ('local_only = ["!"]', "'!' is not a pattern"),
         ],
