@@ -351,12 +351,13 @@ class App:
             refresh=self._tree.detail,
         )
         self._tree.on_changes(self._revival.changed)
-        self._fs.ready.serve(
-            Promises(preparer, self._dispatcher),
-            queue,
-            asyncio.get_running_loop(),
-            gtf_as_gff3=config.gtf == "gff3",
-        )
+        if not preparer.off:
+            self._fs.ready.serve(
+                Promises(preparer, self._dispatcher),
+                queue,
+                asyncio.get_running_loop(),
+                gtf_as_gff3=config.gtf == "gff3",
+            )
         self._edits.places.ready_source = self._fs.ready.source_of
         await asyncio.to_thread(self._pool.clear)
         if isinstance(self._pool, DaskPool):

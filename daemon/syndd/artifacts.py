@@ -23,6 +23,7 @@ from synd.errors import (
     NotSupported,
     QueueFull,
     StageFailed,
+    SwitchedOff,
     SyndError,
     UsageError,
 )
@@ -83,7 +84,7 @@ class ReadyFiles:
         """The bytes of an artifact, or the job that makes it. `suffix`: a further file that belongs to it.
 
         Raises NotFound: no such file, a file that has no such artifact, or, without `start`, one that is not
-        made yet; Forbidden; StageFailed when its content cannot be processed; QueueFull; Draining.
+        made yet; Forbidden; StageFailed when its content cannot be processed; SwitchedOff; QueueFull; Draining.
         """
         row, file = await self._file(target)
         if raw:
@@ -98,6 +99,12 @@ class ReadyFiles:
         if isinstance(wanted, Job):
             return as_contract(wanted)
         if isinstance(wanted, NothingToMake):
+            if self._preparer.off and kind is ArtifactKind.INDEX and self._makes(row):
+                raise SwitchedOff(
+                    f"no index of {row.name!r} is made here: {wanted.why}",
+                    hint="an index that lies beside the file is read with raw=true",
+                    entity=syn(row.id),
+                )
             return await self._as_it_is(row, file, kind, wanted.why)
         return self._content(row, file, wanted, kind, suffix)
 
@@ -204,6 +211,10 @@ class ReadyFiles:
                     found.append(await self._file(syn(row.id)))
         return found
 
+    def _makes(self, row: Row) -> bool:
+        """Whether something is made of files of that name."""
+        return name_format(row.name) in self._handled()
+
     def _handled(self) -> set[str]:
         """The formats of which something is made here."""
         return {str(one.format) for one in formats_table(Toolchain(self._tools)) if one.indexes}
@@ -239,9 +250,8 @@ class ReadyFiles:
 
     async def _unstarted(self, row: Row, file: FileVersion, kind: ArtifactKind) -> Content:
         """What a request that must not start anything is answered; by the name alone."""
-        plain = name_format(row.name)
-        handled = self._handled()
-        if self._preparer.off or file.md5 is None or not file.size or plain not in handled:
+        off = self._preparer.off and kind is ArtifactKind.DATA
+        if off or file.md5 is None or not file.size or not self._makes(row):
             return await self._as_it_is(row, file, kind, "it is read as it is")
         raise _NotMade(f"{row.name!r} is not prepared", hint="`synd prepare` does it")
 

@@ -1,7 +1,7 @@
 """Every error synd raises, and the one table that turns it into errno, HTTP status and exit code.
 
     SyndError
-    ├─ UsageError, NameTooLong, ConfigError, NotSupported
+    ├─ UsageError, NameTooLong, ConfigError, NotSupported (SwitchedOff)
     ├─ NotFound, Exists, NotEmpty, IsDirectory, NotDirectory, RangeNotSatisfiable
     ├─ NotLoggedIn, Forbidden, NotPermitted, ReadOnly
     ├─ Stale, Conflict, Busy (QueueFull, Draining), LeaseLost, InvalidTransition
@@ -376,6 +376,12 @@ class NotSupported(SyndError):
     status = 501
     exit_code = 64
     level = logging.DEBUG
+
+
+class SwitchedOff(NotSupported):
+    """A setting turns it off; the message names the setting."""
+
+    status = 503
 
 
 class DaemonNotRunning(SyndError):

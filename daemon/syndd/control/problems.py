@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from synd.control import contract
-from synd.errors import Busy, Draining, NotFound, NotSupported, SyndError, UsageError
+from synd.errors import Busy, Draining, NotFound, NotSupported, Retry, SyndError, UsageError
 from synd.log import fields
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ def install(app: FastAPI, draining: Callable[[], bool]) -> None:
 
 def problem(error: SyndError) -> JSONResponse:
     """An error as an answer."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status in _PASSING else None
+    passes = error.status in _PASSING and error.retry is not Retry.NO
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if passes else None
     return JSONResponse(
         error.problem(),
         status_code=error.status,

@@ -484,8 +484,13 @@ def test_nothing_is_made_where_that_is_off(
         assert (200, (GENOMICS / name).read_bytes()) == get(one, f"{ready.DATA}/{file}")
         assert 200 == get(one, f"{ready.DATA}/{file}", "--head")[0]
         status, body = get(one, f"{ready.INDEX}/{file}")
-        assert 404 == status
-        assert b"off" in body
+        assert 503 == status
+        assert b"engine = off" in body
+        assert 404 == get(one, f"{ready.INDEX}/{file}", "--head")[0]
+        assert {"ready": False} == json.loads(get(one, f"{ready.INDEX}/{file}/status")[1])
+        assert 404 == get(one, f"{ready.INDEX}/{ids['tables/table.csv']}")[0]
+        listed = one.run("ls", one.at("Genomics", "variants", "@ready"))
+        assert "No such file" in listed.err
         assert "engine = off" in prepare(one, file)["as_they_are"][0]["reason"]
         assert [] == jobs(one)
     finally:
