@@ -22,13 +22,24 @@ from urllib.request import getproxies, proxy_bypass
 
 from synd.client.sockets import notice_dead_peer
 from synd.clock import Deadline
-from synd.errors import Cancelled, NotSupported, Offline, ProtocolError, SyndError, UsageError
+from synd.errors import (
+    Cancelled,
+    ConfigError,
+    NotSupported,
+    Offline,
+    ProtocolError,
+    SyndError,
+    UsageError,
+)
 
 _IDLE_S: Final = 20.0
 """Storage services drop a silent connection after 5 s to 60 s; a dead one costs a round trip."""
 
 SLICE_S: Final = 0.25
 """How often a silent wait looks at the deadline and at `cancelled`."""
+
+_LOCAL = re.compile(r"(?:127\.[0-9.]+|localhost|\[?::1\]?)(?::[0-9]+)?$", re.IGNORECASE)
+"""No proxy reaches the machine that asks it."""
 
 _NOT_IN_URLS = re.compile(r"[^\x21-\x7e]")
 
@@ -263,17 +274,30 @@ def _split_host(url: str) -> tuple[str, str, str, int]:
 
 def _proxy(scheme: str, host: str, port: int) -> str:
     """The proxy's URL for a host, by the usual variables; empty for none."""
-    proxies = getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all") or ""
-    if not proxy or proxy_bypass(f"{host}:{port}"):
-        return ""
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if urlsplit(proxy).scheme != "http":
+    proxy = proxy_of(scheme, f"{host}:{port}")
+    if proxy and urlsplit(proxy).scheme != "http":
         raise NotSupported(
             "only http:// proxies can be used for downloads",
             hint="see the variables http_proxy, https_proxy and no_proxy",
         )
     return proxy
+
+
+def proxy_of(scheme: str, place: str) -> str:
+    """The URL of the proxy that the environment names for a host and port; empty for none, and for this machine."""
+    proxies = getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all") or ""
+    if not proxy or _LOCAL.match(place) or proxy_bypass(place):
+        return ""
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def proxy_refused(proxy: str) -> ConfigError:
+    """The error of a proxy that the libraries here cannot speak with. Its login is not told."""
+    return ConfigError(
+        f"the environment names a {urlsplit(proxy).scheme}:// proxy, which cannot be used",
+        hint="name an http:// proxy in http_proxy and https_proxy, or the service in no_proxy",
+    )
 
 
 def proxy_login(proxy: str) -> dict[str, str]:

@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from synd.client.connections import proxy_of, proxy_refused
 from synd.client.credentials import Endpoints, Token
 from synd.client.http1 import EndedError, Http1Transport
 from synd.client.remote import PRIORITY, Priority
@@ -505,13 +505,11 @@ class Transport:
     def _open(self, url: str) -> httpx.AsyncBaseTransport:
         """What carries requests: our own transport, or httpx's through the environment's proxy."""
         parts = urlsplit(url)
-        proxies = getproxies()
-        proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy and not proxy_bypass(parts.netloc.rpartition("@")[2]):
-            proxy = proxy if "://" in proxy else f"http://{proxy}"
-            self._http = httpx.AsyncHTTPTransport(proxy=proxy)
-        else:
-            self._http = Http1Transport()
+        proxy = proxy_of(parts.scheme, parts.netloc.rpartition("@")[2])
+        try:
+            self._http = httpx.AsyncHTTPTransport(proxy=proxy) if proxy else Http1Transport()
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise proxy_refused(proxy) from error
         return self._http
 
     def _headers(self, url: str, content: bytes | None) -> dict[str, str]:

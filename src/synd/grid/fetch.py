@@ -11,10 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from synd.client.connections import proxy_of, proxy_refused
 from synd.grid.events import FetchFailed
 
 _REDIRECTS: Final = 3
@@ -105,9 +105,12 @@ def _too_large(most: int) -> FetchFailed:
 
 def _transport(url: str) -> httpx.AsyncHTTPTransport:
     parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return httpx.AsyncHTTPTransport(proxy=proxy if "://" in proxy else f"http://{proxy}")
+    proxy = proxy_of(parts.scheme, parts.netloc.rpartition("@")[2])
+    if proxy:
+        try:
+            return httpx.AsyncHTTPTransport(proxy=proxy)
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            refused = proxy_refused(proxy)
+            raise NotFetchedError(FetchFailed(refused.message)) from error
     # Nothing is verified where nothing is encrypted; making a context takes 20 ms.
     return httpx.AsyncHTTPTransport(verify=parts.scheme != "http")

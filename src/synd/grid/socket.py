@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
+from synd.client.connections import proxy_of
 from synd.clock import Deadline
 from synd.errors import DeadlineExceeded, SyndError
 from synd.grid import jsonrx
@@ -246,6 +248,8 @@ class GridSocket(Generic[D]):
                 close_timeout=self._timeouts.close_s,
                 # The machine has its own signs of life, and its own bounds for waits.
                 ping_interval=None,
+                # As the calls before it: the library has rules of its own for ws.
+                proxy=_proxy(url),
                 max_size=self._limits.message_bytes,
                 logger=_SILENT,
             )
@@ -253,7 +257,7 @@ class GridSocket(Generic[D]):
             status = error.response.status_code
             await tell(NotOpened(f"the handshake is refused with status {status}", status))
             return
-        except (OSError, InvalidHandshake, InvalidURI, ValueError, EOFError) as error:
+        except (OSError, WebSocketException, ImportError, ValueError, EOFError) as error:
             # Not the error's own words: they may hold the URL.
             why = error.strerror if isinstance(error, OSError) else None
             await tell(NotOpened(f"no connection ({why or type(error).__name__})"))
@@ -318,3 +322,9 @@ class GridSocket(Generic[D]):
             return
         task.cancel()
         await asyncio.wait([task], timeout=_GRACE_S)
+
+
+def _proxy(url: str) -> str | None:
+    parts = urlsplit(url)
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+    return proxy_of(scheme, parts.netloc.rpartition("@")[2]) or None

@@ -27,6 +27,7 @@ from synd.clock import Deadline
 from synd.config import Config
 from synd.errors import (
     Busy,
+    ConfigError,
     DeadlineExceeded,
     Exists,
     Forbidden,
@@ -667,6 +668,25 @@ class TestProxies:
 
         assert profile.name == "me"
         assert proxy.requests[0].path == "http://service.invalid/repo/v1/userProfile"
+
+    def test_service_when_on_this_machine_is_asked_itself(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No proxy leads back here, whether or not NO_PROXY says so."""
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        with Stub(lambda _: json_answer(ROW)) as stub:
+            assert talk(stub.url, lambda c: c.whoami()).name == "me"
+
+    @pytest.mark.parametrize("proxy", ["socks5://me:s3cr3t@127.0.0.1:9", "ftp://127.0.0.1:9"])
+    def test_proxy_when_it_cannot_be_spoken_with_is_named_by_its_kind(
+        self, monkeypatch: pytest.MonkeyPatch, proxy: str
+    ) -> None:
+        """A setting to mend, and no fault of synd; without its login."""
+        monkeypatch.setenv("all_proxy", proxy)
+        with pytest.raises(ConfigError, match=f"{proxy.partition(':')[0]}:// proxy") as error:
+            talk("http://service.invalid", lambda c: c.whoami())
+
+        assert "s3cr3t" not in f"{error.value} {error.value.hint}"
 
 
 def test_counters_when_called_are_kept_by_endpoint() -> None:

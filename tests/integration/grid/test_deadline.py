@@ -171,3 +171,15 @@ def test_read_when_the_snapshot_is_larger_than_may_be_then_fails():
         Reason.LIMIT,
         Phase.FETCH,
     )
+
+
+@pytest.mark.parametrize("name", ["https_proxy", "ws_proxy", "all_proxy"])
+def test_read_when_a_proxy_is_named_for_elsewhere_then_the_socket_takes_none(monkeypatch, name):
+    """The socket goes the way of the calls before it, whatever the library would take."""
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    async def read():
+        async with GridService(load("06_empty_session")["steps"]) as service:
+            return await read_grid(service, "7", deadline=Deadline.after(10, "the read"))
+
+    assert asyncio.run(read()).outcome == Outcome(Kind.COMPLETE)
