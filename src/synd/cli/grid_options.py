@@ -39,6 +39,7 @@ Via = Annotated[
     typer.Option(
         "--via", metavar="auto|rest|socket",
         help="By the service's query, by the grid itself, or the first that it has.",
+        autocompletion=lambda: ["auto", "rest", "socket"],
     ),
 ]  # fmt: skip
 
