@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from synd.errors import Stale, ToolMissing
+from synd.errors import Stale, ToolMissing, not_written
 from synd.grid.crdt import UNDEFINED, Replica
 from synd.grid.crdt.document import GridDocument, RowNode
 from synd.grid.outcome import Outcome
@@ -272,11 +274,11 @@ class GridSnapshot:
             yield json.dumps(value, ensure_ascii=False, default=str) + "\n"
 
     def write_csv(self, path: Path | str) -> int:
-        """Writes `csv_lines` to a file; rows written."""
+        """Writes `csv_lines` to a file, whole or not at all; rows written. Raises CacheFull, Forbidden, NotFound."""
         return _write(path, self.csv_lines()) - 1
 
     def write_json_lines(self, path: Path | str) -> int:
-        """Writes `json_lines` to a file; rows written."""
+        """Writes `json_lines` to a file in the same way; rows written."""
         return _write(path, self.json_lines())
 
     def to_dataframe(self) -> Any:
@@ -373,10 +375,25 @@ def _csv_field(value: Any) -> str:
 
 
 def _write(path: Path | str, lines: Iterator[str]) -> int:
+    """Whole or not at all; a pipe or device takes the lines as they come."""
+    target = Path(path)
+    stream = target.exists() and not target.is_file()
+    real = target if stream else target.resolve()
+    aside = real if stream else real.with_name(f".synd-{secrets.token_hex(6)}")
     count = 0
-    # Halves of surrogate pairs, which UTF-8 cannot hold, become the escapes JSON has for them.
-    with Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="") as out:
-        for line in lines:
-            out.write(line)
-            count += 1
+    try:
+        # Halves of surrogate pairs, which UTF-8 cannot hold, become the escapes JSON has for them.
+        with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as out:
+            for line in lines:
+                out.write(line)
+                count += 1
+        if not stream:
+            aside.replace(real)
+    except BaseException as error:
+        if not stream:
+            with suppress(OSError):
+                aside.unlink()
+        if isinstance(error, OSError):
+            raise not_written(target, error) from error
+        raise
     return count

@@ -9,9 +9,12 @@ import tracemalloc
 import pytest
 
 from synd.errors import (
+    CacheFull,
     DeadlineExceeded,
     Forbidden,
     IntegrityError,
+    IsDirectory,
+    NotFound,
     ProtocolError,
     RemoteUnavailable,
     Stale,
@@ -230,6 +233,33 @@ class TestForms:
         [" padded ", None, []],
         ["小鼠", -1, "a,b"],
     ]
+
+    @pytest.mark.req("S0-51")
+    def test_file_when_nothing_was_read_stays_as_it_was(self, tmp_path):
+        """A failed read writes no empty file, and none over what is there."""
+        path = tmp_path / "grid.csv"
+        path.write_text("mine")
+        failed = taken(None, Outcome(Kind.FAILED, Reason.TIMEOUT, Phase.SYNC))
+
+        for write in (failed.write_csv, failed.write_json_lines):
+            with pytest.raises(DeadlineExceeded):
+                write(path)
+            with pytest.raises(DeadlineExceeded):
+                write(tmp_path / "new.csv")
+
+        assert ["mine"] == [one.read_text() for one in tmp_path.iterdir()]
+
+    def test_file_when_it_cannot_be_written_is_named(self, tmp_path):
+        """By a class of ours: a full device, a folder that is not there, a folder in its place."""
+        snapshot = taken(a_replica(self.ROWS)[0])
+
+        for path, error in (
+            ("/dev/full", CacheFull),
+            (tmp_path / "no" / "x.csv", NotFound),
+            (tmp_path, IsDirectory),
+        ):
+            with pytest.raises(error, match=str(path)):
+                snapshot.write_csv(path)
 
     def test_csv_when_written_then_reads_back(self, tmp_path):
         """RFC 4180 with a header: any reader gives the texts back; lists are JSON text; empty is empty."""
