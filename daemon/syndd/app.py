@@ -57,6 +57,7 @@ from synd.model import FileVersion
 from synd.paths import is_dropping
 from synd.processors.base import Tools
 from synd.processors.limits import MemoryGroup
+from synd.store import meta
 from synd.store.connect import Store
 from synd.store.entities import Change
 from syndd.answers import Answers
@@ -265,7 +266,7 @@ class App:
             on_event=self._of_push,
             on_names=self._fs.name_changed,
         )
-        self._pusher.paused = not config.uploads
+        self._pusher.paused = not config.uploads or meta.uploads_paused(self._store)
         self._tracker = Tracker(
             self._store,
             OverlaySink(self._overlay, self._contents, self._tree, self._fs.name_changed),

@@ -21,6 +21,7 @@ from synd.mirror.overlay import Seen, annotation_from_text
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
 from synd.model import FileVersion, Kind
+from synd.store import meta
 from synd.store.connect import Store
 from synd.store.entities import TOP
 from synd.store.local import Local, Sending
@@ -72,6 +73,7 @@ class Edits:
         by_pattern: Callable[[str], bool] = lambda _name: False,
     ) -> None:
         """`recovery`: the folder of recovered files. `by_pattern`: the setting local_only."""
+        self._store = store
         self._tree = tree
         self._streams = streams
         self._overlay = overlay
@@ -203,11 +205,14 @@ class Edits:
         return await self.pending(path)
 
     async def pause(self) -> changes.Pending:
+        """Until `resume`, over restarts too."""
+        await asyncio.to_thread(meta.set_uploads_paused, self._store, paused=True)
         self._pusher.pause()
         self._wake()
         return await self.pending()
 
     async def resume(self) -> changes.Pending:
+        await asyncio.to_thread(meta.set_uploads_paused, self._store, paused=False)
         self._pusher.resume()
         self._wake()
         return await self.pending()

@@ -54,9 +54,9 @@ def upload_now(
 
 
 def pause(as_json: Json = False) -> None:
-    """Send nothing until `synd resume`; edits are kept on this disk.
+    """Send nothing until `synd resume`, over restarts too; edits are kept on this disk.
 
-    Jobs such as preprocessing go on: `synd jobs pause` is for them. Example: `synd pause` before a meeting on a slow line.
+    `synd down` leaves them unsent. Jobs such as preprocessing go on: `synd jobs pause` is for them. Example: `synd pause` before a meeting on a slow line.
     """
     from synd.control import changes
 

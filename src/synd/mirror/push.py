@@ -280,9 +280,13 @@ class Pusher:
             return list(self._progress.values())
 
     async def drain(self, timeout_s: float) -> bool:
-        """Sends what can be sent within the time, without delays; whether nothing waits any more."""
+        """Sends what can be sent within the time, without delays; whether nothing waits any more.
+
+        During a pause nothing is begun: that is for `resume` to say.
+        """
         deadline = Deadline.after(timeout_s, "sending local changes")
-        self.push_now()
+        if not self.paused:
+            self.push_now()
         while self._outbox.any_waits() or self._tasks:
             if deadline.passed or self.paused or self.problem is not None:
                 return False

@@ -51,6 +51,15 @@ def belong_to(store: Store, endpoint: str, *, same: bool = False) -> bool:
     return before is not None
 
 
+def uploads_paused(store: Store) -> bool:
+    """Whether the user said that nothing is to be sent."""
+    return get(store, "uploads") == "paused"
+
+
+def set_uploads_paused(store: Store, *, paused: bool) -> None:
+    put(store, "uploads", "paused" if paused else "")
+
+
 def pins(store: Store) -> list[EntityId]:
     return [row[0] for row in store.read.execute("SELECT entity FROM pin ORDER BY entity")]
 

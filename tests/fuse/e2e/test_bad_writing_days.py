@@ -16,6 +16,7 @@ from synd.control import changes
 from tests.support.crashing import die
 from tests.support.mounts import eventually
 from tests.support.world import Remote, World, random_file, remote
+from tests.support.world import world as world_of
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(150)]
 
@@ -341,6 +342,27 @@ class TestOpenFiles:
         found = {md5 for md5, _ in held(server, project).values()}
         assert {md5_of(b"of others\n"), md5_of(b"OURSt a\n")} <= found
         assert (md5_of(b"of others\n"), 2) == held(server, project)["a.txt"]
+
+
+class TestPause:
+    def test_pause_holds_over_restarts_until_resumed(self, mine: Remote, tmp_path: Path) -> None:
+        """Neither a new daemon, nor `synd down`, nor `synd up` sends what was told to wait."""
+        project = project_of(mine, "P")
+        before = held(mine, project)
+        with world_of(tmp_path / "w", mine, **SETTINGS) as world:
+            assert world.synd("pause").status == 0
+            sh(world, world.at("P"), "echo second > a.txt")
+            assert world.synd("restart").status == 0
+            eventually(lambda: world.status()["state"] == "ready", timeout_s=20, what="the daemon")
+            assert world.status()["pending"]["paused"]
+            assert world.synd("down").status == 75
+            world.up()
+            assert world.synd("wait", "--timeout", "2").status == 65
+            assert held(mine, project) == before
+            assert world.synd("resume").status == 0
+            settled(world)
+
+            assert held(mine, project)["a.txt"] == (md5_of(b"second\n"), 2)
 
 
 class TestAnotherService:

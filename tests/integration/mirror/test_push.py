@@ -293,6 +293,16 @@ def test_pause_sends_nothing_until_resumed(world: World, remote: FakeRemote):
     assert b"n" == world.server()["P/n"]
 
 
+def test_drain_begins_nothing_during_a_pause(world: World, remote: FakeRemote):
+    """Stopping the daemon is no `resume`."""
+    world.pusher.pause()
+    world.write("P/n", b"n")
+    assert not world.run(world.pusher.drain(1.0))
+    world.step()
+
+    assert {} == remote.calls
+
+
 def test_push_now_sends_during_a_pause(world: World, remote: FakeRemote):
     """What was asked for, with the folders that it needs; nothing else."""
     world.pusher.pause()
