@@ -35,7 +35,7 @@ from synd.mirror.sizes import Sizes
 from synd.mirror.streams import Streams
 from synd.model import WITH_BYTES, FileVersion, Kind, Store
 from synd.processors.base import ArtifactKind, Tools
-from synd.processors.detect import name_format
+from synd.processors.detect import claimed, name_format
 from synd.processors.select import formats_table
 from synd.processors.tools import Toolchain
 from synd.ranges import ByteRange, FileSlice
@@ -46,6 +46,8 @@ from syndd.schedule.preparing import KIND, Content, NothingToMake, Pair, Prepare
 from syndd.schedule.showing import as_contract
 
 CHUNK = 1 << 20
+FORMAT_ANNOTATION = "fileFormat"
+"""What Synapse projects call the annotation that names a file's format."""
 AT_ONCE = 16
 """Files of one request whose first bytes are looked at together."""
 
@@ -95,7 +97,7 @@ class ReadyFiles:
             return self._content(row, file, pair, kind, suffix)
         if not start:
             return await self._unstarted(row, file, kind)
-        wanted = await self._preparer.want(file, row.name)
+        wanted = await self._preparer.want(file, row.name, hint=self._hint(row))
         if isinstance(wanted, Job):
             return as_contract(wanted)
         if isinstance(wanted, NothingToMake):
@@ -135,7 +137,7 @@ class ReadyFiles:
         async def want(row: Row, file: FileVersion) -> Pair | Job | NothingToMake | SyndError:
             async with slots:
                 try:
-                    return await self._preparer.want(file, row.name)
+                    return await self._preparer.want(file, row.name, hint=self._hint(row))
                 except (StageFailed, Forbidden, NotFound, QueueFull, Draining) as error:
                     return error
 
@@ -213,7 +215,11 @@ class ReadyFiles:
 
     def _makes(self, row: Row) -> bool:
         """Whether something is made of files of that name."""
-        return name_format(row.name) in self._handled()
+        return claimed(row.name, self._hint(row)) in self._handled()
+
+    def _hint(self, row: Row) -> str:
+        """The provider's own word for the format, where the name says none."""
+        return "" if name_format(row.name) else self._places.annotation(row, FORMAT_ANNOTATION)
 
     def _handled(self) -> set[str]:
         """The formats of which something is made here."""

@@ -63,6 +63,11 @@ class Places:
         self.ready_source: Callable[[int, bytes], Answer[bytes]] | None = None
         """(folder, name in its ``@ready``) → the name of the file that it is made of."""
 
+    def annotation(self, row: Row, key: str) -> str:
+        """An annotation of the service, as far as it is known here; of several values the first."""
+        found = (self._tree.entities.annotations(row) or {}).get(key)
+        return str(found[1][0]) if found and found[1] else ""
+
     async def find(self, target: str) -> Place:
         """As `resolve`; of a removed thing whose delete is unsent, what it was."""
         try:

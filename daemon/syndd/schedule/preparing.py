@@ -45,6 +45,7 @@ from synd.processors.detect import (
     HEAD_BYTES,
     Detected,
     Format,
+    claimed,
     detect,
     holds_for,
     name_format,
@@ -326,13 +327,15 @@ class Preparer:
             head = await self._read_head(file, HEAD_BYTES)
             detected = detect(name, head, hint=hint)
         except StageFailed as refused:
-            await self._remember(file, refused, f"/{name_format(name)}", 0)
+            if name_format(name) or not hint:
+                # Under the same name another file may have another hint.
+                await self._remember(file, refused, f"/{name_format(name)}", 0)
             raise
         except (Forbidden, NotFound, NotLoggedIn, NotSupported, Busy):
             raise
         except SyndError as away:
             # Tried again by the job, as long as the name says that there is something to make.
-            detected = Detected(Format(name_format(name) or Format.OPAQUE), Container.NONE, "")
+            detected = Detected(Format(claimed(name, hint) or Format.OPAQUE), Container.NONE, "")
             processor = self._select(detected.format)
             if processor is None or not processor.needs_processing(detected):
                 raise

@@ -128,6 +128,11 @@ def name_format(name: str) -> str:
     return found.value if found else ""
 
 
+def claimed(name: str, hint: str = "") -> str:
+    """The format that a name claims, or the provider's word for it where the name claims none; `""`: nothing."""
+    return name_format(name) or _hinted(hint)
+
+
 _WHATEVER_NAME = frozenset([Format.BAM, Format.CRAM, Format.BCF, Format.BIGBED])
 """Told by the content alone."""
 _PERHAPS_NAMELESS = frozenset([Format.SAM, Format.VCF, Format.GFF2, Format.GFF3, Format.FASTA])
@@ -153,7 +158,7 @@ def content(name: str, head: bytes, *, hint: str = "") -> Detected:
     Raises StageFailed: UNSUPPORTED_ENCODING, and FORMAT_MISMATCH for what is packed twice.
     """
     container = container_of(head)
-    claim = name_format(name) or _hinted(hint)
+    claim = claimed(name, hint)
     format, reason = _content(head, container, Format(claim) if claim else None)
     return Detected(format, container, claim, reason)
 

@@ -263,6 +263,23 @@ def test_content_that_tells_itself_is_shared_under_every_name(world: World) -> N
     assert "chr1\t9\t" in world.text("tabix", shown, "chr1:9-9")
 
 
+def test_annotation_tells_the_format_where_the_name_says_none(world: World) -> None:
+    """It proposes as a name does: intervals are made readable by region, and without it they are not."""
+    server = world.remote
+    project = server.project("Annotated")
+    texts = [f"chr1\t10\t20\nchr1\t5\t{at}\n".encode() for at in (40, 50)]
+    told, untold = (server.file(project, f"peaks{at}", text) for at, text in enumerate(texts))
+    server.annotate(told, fileFormat=("STRING", ["bed narrowPeak"]))
+
+    assert 200 == get(world, f"{ready.DATA}/{untold}", "-I")[0]
+    assert 404 == get(world, f"{ready.DATA}/{told}", "-I")[0]
+    prepare(world, told, untold)
+    assert [b"chr1\t5\t40", b"chr1\t10\t20"] == records(world, told)
+    assert 200 == get(world, f"{ready.INDEX}/{told}", "-I")[0]
+    assert (200, texts[1]) == get(world, f"{ready.DATA}/{untold}")
+    assert [] == prepare(world, told)["jobs"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
