@@ -41,6 +41,7 @@ from synd.processors.tools import Toolchain
 from synd.ranges import ByteRange, FileSlice
 from synd.store.entities import Row
 from syndd.mount.readynames import form_of
+from syndd.mount.readystate import is_edited
 from syndd.places import Places
 from syndd.schedule.preparing import KIND, Content, NothingToMake, Pair, Preparer, Ready
 from syndd.schedule.showing import as_contract
@@ -124,7 +125,7 @@ class ReadyFiles:
     async def prepare(self, targets: Sequence[str]) -> ready.Prepared:
         """Claims a job for each file that needs one; of a folder, for each below it whose name says so.
 
-        Raises NotFound when there is no such file, and QueueFull or Draining when no job could be made for any.
+        Raises NotFound when there is no such file, Busy for bytes that are not on the service yet, and QueueFull or Draining when no job could be made for any.
         """
         if not targets:
             raise UsageError("nothing was named to be prepared")
@@ -204,6 +205,12 @@ class ReadyFiles:
         """The file that was named, or those below a folder that may be downloaded and have something to make."""
         place = await self._places.resolve(target)
         if not place.is_folder:
+            if place.local is not None and (place.row is None or is_edited(place.local)):
+                raise Busy(
+                    f"{os.path.basename(target)!r} was changed here, and is prepared once it is sent",
+                    hint="`synd wait` waits for that",
+                    path=target,
+                )
             return [await self._file(target)]
         found = []
         handled = self._handled()

@@ -12,14 +12,12 @@ reading `reading`'s. Lock order: `_lock` is a leaf.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import stat
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
 from synd.cache.folder import Cache
@@ -64,12 +62,6 @@ class Names(Protocol):
     def listed(self, folder: int) -> Answer[None]: ...
     def entries(self, folder: int) -> Iterable[DirEntry]: ...
     def node_changed(self, node: int) -> None: ...
-
-
-class NotYet(Busy):
-    """Being made, and the caller does not want to wait."""
-
-    errno = errno.EAGAIN
 
 
 class _Table(NamedTuple):
@@ -344,13 +336,15 @@ class ReadyTree:
 
     def open(self, node: int, flags: int) -> Answer[Opened]:
         """Waits until what is promised is there: then Stale. Raises what the job failed of; Busy for bytes that
-        are not on the service yet; NotYet instead of waiting with O_NONBLOCK.
+        are not on the service yet. It waits with O_NONBLOCK too, as for every regular file: gzip and others
+        open all that they read so.
         """
+        del flags
         what = unpack(node)
         if what.kind is NodeKind.READY:
             if what.version == 0:
                 raise IsDirectory("this is a folder")
-            return self._open_promise(what.entity, what.version, flags)
+            return self._open_promise(what.entity, what.version)
         row = self._entities.find(what.entity)
         if row is None or row.version != what.version:
             raise Stale(f"{syn(what.entity)} has moved on")
@@ -361,7 +355,7 @@ class ReadyTree:
         if opened is not None:
             return opened
         # Evicted since it was looked up.
-        return self._open_promise(self._overlay.key_of(what.entity), _ROLES[what.kind], flags)
+        return self._open_promise(self._overlay.key_of(what.entity), _ROLES[what.kind])
 
     def _open_made(self, node: int) -> Opened | None:
         made = self._of_node(node)
@@ -389,7 +383,7 @@ class ReadyTree:
         if made is not None and fd is not None:
             self._reading.keep(node, handle, made.content, fd)
 
-    def _open_promise(self, key: int, role: int, flags: int) -> Answer[Opened]:
+    def _open_promise(self, key: int, role: int) -> Answer[Opened]:
         seen = self._overlay.seen(key)
         if seen is None:
             raise Stale("it is not known any more")
@@ -402,7 +396,8 @@ class ReadyTree:
         why = self.state.plain(row, () if form is None else form.indexes)
         if why is not None and (role != DATA or form is None or form.data != name):
             raise NotFound(
-                f"{seen.name!r} has no prepared form: {why}", hint="read the file itself"
+                f"{name.decode(errors='replace')!r} has no prepared form: {why}",
+                hint="read the file itself",
             )
         if why is not None or self.state.look(row) is not None:
             raise Stale("it is there now")
@@ -410,12 +405,9 @@ class ReadyTree:
         if error is not None:
             raise error
         source = row
-        making: Future[Opened] = self._who.waits.begin(
+        return self._who.waits.begin(
             lambda: self._make(source, name.decode(errors="surrogateescape"))
         )
-        if flags & os.O_NONBLOCK:
-            raise NotYet("it is being prepared", hint="`synd jobs` shows how far it is")
-        return making
 
     async def _make(self, row: Row, name: str) -> Opened:
         """Raises Stale when it is there, or when it is known that there is nothing to make; else what the job

@@ -193,7 +193,7 @@ def is_edited(local: Local | None) -> bool:
 def not_sent(seen: Seen) -> Busy:
     """The bytes that it would be made of are not on the service."""
     return Busy(
-        f"{seen.name!r} was changed here, and is prepared once it is sent",
+        f"{name_of(seen).decode(errors='replace')!r} was changed here, and is prepared once it is sent",
         hint="`synd wait` waits for that",
     )
 

@@ -263,6 +263,26 @@ def test_content_that_tells_itself_is_shared_under_every_name(world: World) -> N
     assert "chr1\t9\t" in world.text("tabix", shown, "chr1:9-9")
 
 
+def test_file_that_is_not_sent_yet_is_prepared_later(world: World) -> None:
+    """It is said so, rather than that there is no such file, or that the bytes of before are ready."""
+    path = world.at("Genomics", "intervals", "mine.bed")
+    assert 0 == world.synd("pause").status
+    for text in ("chr1\\t50\\t60\\nchr1\\t5\\t9\\n", "chr1\\t7\\t8\\nchr1\\t3\\t4\\n"):
+        world.text("sh", "-c", f"printf '{text}' > {path}")
+        late = world.synd("prepare", path)
+        assert 75 == late.status
+        assert "'mine.bed' was changed here" in late.err
+        prepared = f"{world.at('Genomics', 'intervals', '@ready', 'mine.bed.gz')}"
+        assert "'mine.bed' was changed here" in world.synd("why", prepared).out
+        assert 0 == world.synd("resume").status
+        assert 0 == world.synd("wait").status
+        prepare(world, path)
+        assert 0 == world.synd("pause").status
+    assert 0 == world.synd("resume").status
+
+    assert "chr1\t3\t4\nchr1\t7\t8\n" == world.text("zcat", prepared)
+
+
 def test_annotation_tells_the_format_where_the_name_says_none(world: World) -> None:
     """It proposes as a name does: intervals are made readable by region, and without it they are not."""
     server = world.remote

@@ -341,13 +341,15 @@ class TestOpening:
         with pytest.raises(Stale):
             second.result(20)
 
-    def test_open_when_not_to_wait_then_starts_and_is_again(self, parts, making):
-        """EAGAIN, until it is there."""
+    def test_open_when_nonblocking_then_waits_as_for_every_file(self, parts, making):
+        """gzip opens what it reads so, and means pipes."""
         path = "P/dir/@ready/reads.bam"
-        assert errno.EAGAIN == error_of(parts, path, os.O_NONBLOCK).errno
+        waiting = parts.fs.open(parts.node(path).node, os.O_NONBLOCK)
         eventually(lambda: making.asked == ["reads.sam"])
+        assert not waiting.done()
         making.go()
-        eventually(lambda: parts.node(path).size)
+        with pytest.raises(Stale):
+            waiting.result(20)
 
         assert got(parts.fs.open(parts.node(path).node, os.O_NONBLOCK)).counted
 
