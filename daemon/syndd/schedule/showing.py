@@ -46,7 +46,7 @@ class JobShowing:
     def list(
         self, *, all: bool, kinds: Sequence[str] = (), limit: int | None = None
     ) -> Sequence[contract.Job]:
-        """Newest first; only active ones unless `all`. Raises NotFound for a kind that is not there."""
+        """Newest first; only active ones unless `all`. Raises NotFound for a kind that is not there. Any thread."""
         self._dispatcher.check(kinds)
         states = tuple(JobState) if all else tuple(ACTIVE)
         found = self._lookup.all(states, kinds=kinds or None, limit=limit)
