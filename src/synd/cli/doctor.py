@@ -333,7 +333,14 @@ def check_tools(machine: Machine) -> Iterable[Finding]:
         if row["tool"]:
             who = " ".join(filter(None, (row["tool"], row["version"], row["path"])))
             better = f" ({row['better']})" if row["better"] else ""
-            yield Finding("tools", OK, f"{step}: {who}{better}")
+            # bigBedToBed has no way to ask for its version.
+            if row["path"] and not row["version"] and step is not Step.BIGBED:
+                yield Finding(
+                    "tools", WARN, f"{step}: {who} does not tell its version: it may not work",
+                    f"mend or remove {row['path']}, or set tools = builtin",
+                )  # fmt: skip
+            else:
+                yield Finding("tools", OK, f"{step}: {who}{better}")
         elif step is Step.GFF3 and not as_gff3:
             yield Finding(
                 "tools", OK, f"{step}: nobody; it is only needed for the setting gtf=gff3"

@@ -156,6 +156,18 @@ class TestTools:
         )
         assert any("samtools or pysam is missing" in f.mend for f in warned)
 
+    def test_tools_when_a_program_cannot_run_are_not_called_fine(self, machine, tmp_path):
+        """It is on PATH, and every job that needs it would fail."""
+        program = tmp_path / "samtools"
+        program.write_text("#!/bin/sh\nkill -SEGV $$\n")
+        program.chmod(0o755)
+        found = self.found(machine, which=lambda name: str(program) if name == "samtools" else None)
+        told = [f for f in found if str(program) in f.saw]
+
+        assert told
+        assert {"warn"} == {f.verdict for f in told}
+        assert all("it may not work" in f.saw and "builtin" in f.mend for f in told)
+
     def test_tools_when_packages_do_a_step_say_what_a_program_would_gain(self, machine):
         """Works, but slower: no complaint."""
         found = self.found(machine, which=lambda _: None, has=lambda _: True)
