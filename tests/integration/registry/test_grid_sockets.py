@@ -130,7 +130,11 @@ class TestConversation:
             ('[1, 1, "no-such-method", []]', "Unknown method"),
             ('[1, 1, "synchronize-clock", 7]', "must be an array"),
             ("[0, 1]", "Unknown message type"),
+            ("[" * 100_000, "nested too deeply"),
+            ('[1, 1, "patch", [[[66536, 9000]], [0, NaN]]]', "NaN is no JSON"),
+            ('[1, 1, "patch", [[[66536, 9000]], [0, 1e999]]]', "JSON"),
         ],
+        ids=["text", "object", "method", "body", "type", "nested", "NaN", "infinite"],
     )
     def test_what_cannot_be_understood_is_a_bad_request(self, api: Api, message: str, text: str):
         """An error notification tells what is wrong, and the connection stays usable."""

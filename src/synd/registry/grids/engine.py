@@ -44,7 +44,8 @@ SNAPSHOT_AGE_NS = 3600 * 10**9
 """… or anything at all, this long ago."""
 
 _ALLOWED = frozenset((0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 14, 16, 17))
-_PLAIN = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+# Strict: what is no JSON would end every reader of the session.
+_PLAIN = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 Patch = list[Any]
 

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from synd.registry.blobs import SOCKET_PATH, BadUrlError
 from synd.registry.faults import Action
@@ -71,6 +71,18 @@ async def grid_socket(registry: Registry, scope: Scope, receive: Receive, send: 
         await _Connection(registry, live, replica, receive, send).run()
     finally:
         registry.grids.release(grid)
+
+
+def _parsed(text: str | bytes) -> Json:
+    """A message. Raises ValueError, also for NaN and the like, which no reader of the grid would take."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("A message is nested too deeply.") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON.")
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:
@@ -191,7 +203,7 @@ class _Connection:
                 raise _ClosedError
             text = event.get("text")
             try:
-                await self._handle(json.loads(text if text is not None else event["bytes"]))
+                await self._handle(_parsed(text if text is not None else event["bytes"]))
             except (ValueError, _BadMessageError) as error:
                 await self._error(400, str(error))
             except PatchError as error:
