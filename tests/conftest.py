@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import requirements
+from tests.support.disks import small_disk
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +71,14 @@ def _no_unannounced_warning(request: pytest.FixtureRequest) -> Iterator[None]:
     left = [line for line in handler.seen if not any(p.search(line) for p in announced)]
     if left:
         pytest.fail("unannounced in the log:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk without any room."""
+    with small_disk(tmp_path / "disk", "size=4k") as where:
+        (where / "filler").write_bytes(bytes(4096))
+        yield where
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -24,7 +24,7 @@ from synd.config import Folders
 from synd.control import contract
 from synd.control.connect import Control, problem_error
 from synd.control.hold import Holder
-from synd.errors import ConfigError, DaemonNotRunning, DeadlineExceeded, SyndError
+from synd.errors import CacheFull, ConfigError, DaemonNotRunning, DeadlineExceeded, SyndError
 
 LOG_MAX = 8 << 20
 """A log larger than this is set aside at the next start."""
@@ -164,6 +164,13 @@ def wait_answers(
         if child is not None and child.poll() is not None and daemon_pid(folders) is None:
             # Its last word may have been written between our look and its end.
             _raise_failed_start(folders)
+            if os.statvfs(folders.state).f_bavail == 0:
+                # It could write neither its database nor a word into its log.
+                raise CacheFull(
+                    f"the daemon ended at once: the disk of {folders.state} is full",
+                    hint="make room there; unsent edits on it are safe",
+                    path=str(folders.state),
+                )
             raise SyndError(
                 f"the daemon ended at once (code {child.returncode})",
                 hint=f"its log {log_file(folders)} ends with: {last_line(folders)}",

@@ -98,6 +98,13 @@ class TestUp:
         assert second["how"] == "adopted"
         assert second["pid"] == first["pid"]
 
+    def test_up_when_the_disk_of_the_state_is_full_says_so(self, home, full_disk):
+        """The daemon can write nothing, not even why it ended."""
+        done = home.synd("up", "--mount", str(home.mount), SYND_HOME=str(full_disk / "h"))
+
+        assert done.returncode == 73
+        assert f"the disk of {full_disk / 'h'}/state is full" in done.stderr
+
     def test_up_when_another_path_is_up_refuses_and_says_what_to_do(self, home):
         """One daemon has one mount."""
         home.up()

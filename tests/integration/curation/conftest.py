@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.curating import METADATA, Curator
-from tests.support.disks import small_disk
 from tests.support.registry import Registry, running
 
 
@@ -31,11 +30,3 @@ def header(tmp_path: Path) -> Path:
     path = tmp_path / "header.csv"
     path.write_text(METADATA.read_text().splitlines()[0] + "\n")
     return path
-
-
-@pytest.fixture
-def full(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk without any room."""
-    with small_disk(tmp_path / "disk", "size=4k") as where:
-        (where / "filler").write_bytes(bytes(4096))
-        yield where

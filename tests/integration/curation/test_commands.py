@@ -508,15 +508,17 @@ class TestDownload:
 
         assert 13 == Path(told["path"]).read_text().splitlines()[0].count("\t")
 
-    def test_disk_when_it_is_full_names_the_file_and_leaves_nothing(self, synd: Run, filled, full):
+    def test_disk_when_it_is_full_names_the_file_and_leaves_nothing(
+        self, synd: Run, filled, full_disk
+    ):
         """73 as for whatever cannot be created; nothing lies where a part of it would."""
-        path = full / "rows.csv"
+        path = full_disk / "rows.csv"
 
         said = synd("grid", "download", filled, path, "--json").json["error"]
 
         assert ("CacheFull", 73) == (said["type"], said["exit_code"])
         assert (str(path), True) == (said["path"], str(path) in said["title"])
-        assert ["filler"] == [one.name for one in full.iterdir()]
+        assert ["filler"] == [one.name for one in full_disk.iterdir()]
 
     @pytest.mark.parametrize(
         ("number", "code"),
