@@ -16,6 +16,7 @@ from synd.clock import Deadline
 from synd.errors import Exists, NotFound, SyndError, UsageError
 from synd.grid import csvfile, spelling
 from synd.ids import EntityId, syn
+from synd.paths import check_entity_name
 
 if TYPE_CHECKING:
     from synd.client.service import SynapseClient
@@ -114,6 +115,7 @@ async def create_record_based(
     """
     deadline = deadline or Deadline.after(_BUDGET_S, "creating the curation task")
     _check_data_type(data_type)
+    check_entity_name(name)
     with tempfile.TemporaryDirectory(prefix="synd-curation-") as aside, ExitStack() as stack:
         read = csvfile.whole(template, Path(aside))
         path = await asyncio.to_thread(stack.enter_context, read)

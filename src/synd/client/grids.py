@@ -47,7 +47,7 @@ from synd.errors import (
 )
 from synd.ids import EntityId, FileHandleId, Version, syn
 from synd.model import Entity
-from synd.paths import check_entity_name
+from synd.paths import ENTITY_NAME, check_entity_name
 
 _JOB_S: Final = 600.0
 _LOOK_S: Final = 3.0
@@ -286,7 +286,8 @@ class GridCalls(EntityCalls):
         progress: Callable[[int], object] | None = None,
         deadline: Deadline | None = None,
     ) -> FileHandleId:
-        """A file on disk as a file handle in the service's own storage. Reads it twice.
+        """A file on disk as a file handle in the service's own storage. Reads it twice. Signs of its name that the
+        service takes in none become `_`.
 
         Raises UsageError for an empty one, and NotFound.
         """
@@ -407,4 +408,6 @@ def _outgoing(path: Path, name: str, content_type: str) -> Outgoing:
         md5 = md5_of_file(path)
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
-    return Outgoing(path, size, md5, check_entity_name(name), content_type)
+    # Of the bytes, not of an entity: the name decides nothing, and must not stop them.
+    allowed = "".join(sign if ENTITY_NAME.fullmatch(sign) else "_" for sign in name.strip())
+    return Outgoing(path, size, md5, allowed[:256] or "_", content_type)

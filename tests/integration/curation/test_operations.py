@@ -54,6 +54,18 @@ class TestImport:
         # A column of decimals spells a whole number with its point.
         assert [[cell.removesuffix(".0") for cell in row] for row in table(path)] == want
 
+    @pytest.mark.parametrize(
+        "name", ["größe.csv", "a@b #1?.csv", "new\nline", " x", "bad\udcff.csv"]
+    )
+    def test_file_when_its_name_is_one_that_the_service_takes_nowhere_is_imported(
+        self, curator: Curator, tmp_path, name
+    ):
+        """The rows go into a grid, whatever their file is called here."""
+        grid = curator.session(simple(tmp_path, "id,n\n", "start.csv"), ["id"], IDS).id
+        path = simple(tmp_path, "id,n\na,1\n", name)
+
+        assert 1 == curator.do(lambda c: operations.import_csv(c, grid, path)).created
+
     def test_pipe_when_imported_gives_its_rows_and_is_named_in_errors(self, curator, tmp_path):
         """`synd grid import ID <(…)`: a CSV is read several times, a pipe gives it once."""
         grid = curator.session(simple(tmp_path, "id,n\n", "start.csv"), ["id"], IDS).id
