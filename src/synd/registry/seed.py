@@ -7,6 +7,7 @@ seed that was killed leaves only rows that the next one removes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import mimetypes
 import os
@@ -66,6 +67,7 @@ class Report:
         }
 
 
+_NONE: set[str] = set()
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9,_. \-+()']")
 
 
@@ -342,10 +344,13 @@ class _Import:
     def run(self, project: int, pool: ThreadPoolExecutor) -> None:
         self.by_path[self.root] = (project, "project")
         level = [(self.root, project)]
-        while level:
+        # As the registry counts: the root, the project, and what is below.
+        for depth in itertools.count(2):
+            if not level:
+                break
             folders: list[tuple[str, int, str]] = []
             for path, entity in level:
-                folders += self._scan(path, entity)
+                folders += self._scan(path, entity, too_deep=depth >= access.MAX_DEPTH)
                 if len(self.pending) >= _BATCH:
                     self._flush(pool, _BATCH)
             level = []
@@ -359,13 +364,20 @@ class _Import:
         self._flush(pool, 1)
         self._write_links()
 
-    def _scan(self, path: str, entity: int) -> list[tuple[str, int, str]]:
+    def _scan(self, path: str, entity: int, *, too_deep: bool) -> list[tuple[str, int, str]]:
         """Sub-folders as (path, parent, name); files and symlinks are set aside."""
         folders = []
         taken: set[str] = set()
         with os.scandir(path) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
+            # What may keep its name does, whoever else would be mapped to it.
+            for entry in sorted(
+                entries, key=lambda e: (allowed_name(e.name, _NONE) != e.name, e.name)
+            ):
                 shown = self._shown(entry.path)
+                if too_deep:
+                    why = f"more than {access.MAX_DEPTH} levels deep, as Synapse counts"
+                    self.report.skipped.append((shown, why))
+                    continue
                 name = allowed_name(entry.name, taken)
                 if entry.is_symlink():
                     self.links.append(_Link(entry.path, entity, name))

@@ -50,6 +50,42 @@ class TestImport:
         assert told["renamed"] == [{"path": "x=1.txt", "name": "x_1.txt"}]
         assert {s["path"] for s in told["skipped"]} == {"outside", "pipe"}
 
+    def test_names_that_may_stay_do(self, tmp_path):
+        """Others that would be mapped to them make way, whatever comes first in the alphabet."""
+        source = tmp_path / "source"
+        (source / "c:d").mkdir(parents=True)
+        for name in ("a:b", "a;b", "a_b", "c_d"):
+            (source / name).write_text(name)
+        told = seed_registry(tmp_path / "data", source, "Names")
+
+        assert {one["path"]: one["name"] for one in told["renamed"]} == {
+            "a:b": "a_b (2)", "a;b": "a_b (3)", "c:d": "c_d (2)",
+        }  # fmt: skip
+
+    def test_what_lies_too_deep_is_told(self, tmp_path):
+        """The registry could not reach it: 50 levels are all that it walks."""
+        source = tmp_path / "source"
+        levels = [f"d{n}" for n in range(60)]
+        source.joinpath(*levels).mkdir(parents=True)
+        for depth in (10, 60):
+            source.joinpath(*levels[:depth], "f.txt").write_text("x")
+        data = tmp_path / "data"
+        told = seed_registry(data, source, "Deep")
+        [skipped] = told["skipped"]
+        assert "50 levels" in skipped["reason"]
+
+        with running(data) as registry:
+            api = Api(registry)
+            at, way = told["project_id"], []
+            body = {"includeTypes": ["file", "folder"]}
+            while at:
+                found = api.ok("POST", "/repo/v1/entity/children", body | {"parentId": at})["page"]
+                way += [one["name"] for one in found if one["type"].endswith("Folder")]
+                at = next((one["id"] for one in found if one["type"].endswith("Folder")), None)
+            api.http.close()
+        assert (len(way), told["folders"]) == (48, 48)
+        assert skipped["path"] == "/".join(levels[:49])
+
     def test_bytes_are_served_and_not_copied(self, folder, tmp_path):
         """Content is what was in the folder, empty files too; on one file system nothing is copied."""
         data = tmp_path / "data"
