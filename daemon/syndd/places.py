@@ -208,10 +208,13 @@ class Places:
             self._tree.refresh_soon(row.parent)
 
     def shown(self, place: Place) -> str:
-        """A thing's path in the mount, or its id while that is not known."""
+        """A thing's path in the mount, or its id while that is not known; an old version's with its number."""
         if place.version is not None and place.row is not None:
             path = self.shown_entity(place.row.id)
-            return f"{path}{'@' if path.startswith('/') else '.'}{place.version}"
+            present = self._tree.entities.find(place.row.id)
+            if present is None or present.version != place.version:
+                path += f"{'@' if path.startswith('/') else '.'}{place.version}"
+            return path
         if place.local is not None and self._showing is not None:
             return self._showing.shown_of(place.local)
         return self.shown_entity(TOP if place.row is None else place.row.id)
