@@ -55,7 +55,7 @@ def follow(overlay: Overlay, entity: EntityId, *, gone: bool) -> None:
         if local.staged and local.state == Sending.CLEAN:
             return
         moving = _moving(overlay, tx, local)
-        if moving.later and local.state == Sending.CLEAN:
+        if moving.later:
             overlay.queue(tx, local, delay_s=AGAIN_S)
         if moving.rows:
             # Out of the way for a moment, as the last may go to where it was; nobody else sees it.

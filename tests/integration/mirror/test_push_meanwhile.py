@@ -268,3 +268,19 @@ def test_folder_removed_here_and_filled_by_others_shows_what_is_in_it(world, rem
     assert {} == world.states()
     assert b"x" == world.server()["P/n/d/x"]
     assert world.server() == world.view()
+
+
+def test_emptied_file_follows_a_rename_once_its_new_name_is_free(world, remote):
+    """Others gave it the name of a file that was just made here, and is sent under another then."""
+    a = world.id_of("P/a")
+    world.write("P/a", b"")
+    world.settle()
+    world.write("P/n", b"ours")
+    remote.rename(a, "n")
+    world.list_all()
+    world.overlay.follow(a, gone=False)
+    world.settle()
+
+    assert ({"P/n": "blocked"}, b"") == (world.states(), world.view()["P/n"])
+    assert "P/a" not in world.view()
+    assert b"ours" in world.server().values()
