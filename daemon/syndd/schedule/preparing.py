@@ -22,7 +22,16 @@ from synd.cache.objects import How
 from synd.clock import NS, SYSTEM, Clock
 from synd.config import Config, size_bytes
 from synd.digest import md5_of_file
-from synd.errors import Busy, Forbidden, NotFound, NotLoggedIn, NotSupported, StageFailed, SyndError
+from synd.errors import (
+    Busy,
+    Forbidden,
+    NotFound,
+    NotLoggedIn,
+    NotSupported,
+    Offline,
+    StageFailed,
+    SyndError,
+)
 from synd.ids import ContentKey, EntityId, FileHandleId, Md5, Version, syn
 from synd.jobs.failures import Failure
 from synd.jobs.model import Job, Priority
@@ -307,7 +316,7 @@ class Preparer:
         """Both artifacts when they are there; else the job that makes them, which all who ask share.
 
         Raises StageFailed (its content cannot be processed), QueueFull, Draining, and Forbidden or NotFound when its
-        first bytes are refused. What else keeps them away is the job's to try again.
+        first bytes are refused; Offline to a reader. What else keeps them away is the job's to try again.
         """
         if self._settings.off:
             return NothingToMake("preprocessing is off (engine = off)")
@@ -334,6 +343,9 @@ class Preparer:
         except (Forbidden, NotFound, NotLoggedIn, NotSupported, Busy):
             raise
         except SyndError as away:
+            if isinstance(away, Offline) and priority is Priority.READER:
+                # Who reads is told at once, as of every file whose bytes are not here.
+                raise
             # Tried again by the job, as long as the name says that there is something to make.
             detected = Detected(Format(claimed(name, hint) or Format.OPAQUE), Container.NONE, "")
             processor = self._select(detected.format)

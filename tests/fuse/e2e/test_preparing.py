@@ -263,6 +263,30 @@ def test_content_that_tells_itself_is_shared_under_every_name(world: World) -> N
     assert "chr1\t9\t" in world.text("tabix", shown, "chr1:9-9")
 
 
+def test_promise_when_offline_fails_at_once(world: World) -> None:
+    """As the file itself does; what was asked for by the command waits, and is made when the service is back."""
+    server = world.remote
+    project = server.project("Unreachable")
+    server.file(project, "x.bed", b"chr1\t10\t20\nchr1\t5\t77\n")
+    source, path = (
+        world.at("@id", project, *parts) for parts in (("x.bed",), ("@ready", "x.bed.gz"))
+    )
+    world.text("stat", source, path)
+    server.down()
+    try:
+        done = world.run("cat", path, timeout_s=25)
+        assert "No route to host" in done.err
+        assert ["pending"] == [
+            job["state"] for job in json.loads(world.synd("prepare", source, "--json").out)["jobs"]
+        ]
+        assert "No route to host" in world.run("cat", path, timeout_s=25).err
+    finally:
+        server.up()
+
+    prepare(world, source)
+    assert "chr1\t5\t77\nchr1\t10\t20\n" == world.text("zcat", path)
+
+
 def test_file_that_is_not_sent_yet_is_prepared_later(world: World) -> None:
     """It is said so, rather than that there is no such file, or that the bytes of before are ready."""
     path = world.at("Genomics", "intervals", "mine.bed")
