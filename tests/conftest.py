@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,7 +25,8 @@ def _leave_the_user_alone() -> None:
     real = os.environ.get("HOME", "")
     # Environments of foreign clients are installed once, and must not be fetched anew for every run.
     os.environ.setdefault("PIP_CACHE_DIR", f"{real}/.cache/pip")
-    os.environ["HOME"] = tempfile.mkdtemp(prefix="synd-test-home-")
+    os.environ["HOME"] = home = tempfile.mkdtemp(prefix="synd-test-home-")
+    atexit.register(_remove, home, os.getpid())
     for name in list(os.environ):
         if name.startswith(("SYND_", "XDG_", "SYNAPSE_")) or name in (
             "CREDENTIALS_DIRECTORY",
@@ -31,6 +34,11 @@ def _leave_the_user_alone() -> None:
             "LISTEN_PID",
         ):
             del os.environ[name]
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 _leave_the_user_alone()
