@@ -177,7 +177,8 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("path", "entity", "version"),
         [
-            ("P", "P", None), ("P/d", "P/d", None), ("P/d/a", "P/d/a", 1), ("P/d/@versions/a", "P/d/a", 1),
+            ("P", "P", None), ("P/d", "P/d", None), ("P/d/a", "P/d/a", 1), ("P/d/a@1", "P/d/a", 1),
+            ("P/d/@versions/a/1", "P/d/a", 1), ("P/d/@versions/a", "P/d/a", 1),
             ("P/d/@info/a.json", "P/d/a", 1), ("P/d/@versions", "P/d", None), ("P/d/@info", "P/d", None),
             ("@info/P.json", "P", None), ("P/d/", "P/d", None),
         ],
@@ -190,14 +191,6 @@ class TestPaths:
         assert (f"syn{ids[entity]}", version) == (found["entity"], found["version"])
         assert desk.at(entity) == found["path"]
 
-    @pytest.mark.parametrize("path", ["P/d/a@1", "P/d/@versions/a/1"])
-    def test_path_of_a_version_names_that_version(self, desk, ids, path):
-        """It is told by its own path."""
-        found = desk.ask("status_of", desk.at(path))
-
-        assert (f"syn{ids['P/d/a']}", 1) == (found["entity"], found["version"])
-        assert desk.at("P/d/a@1") == found["path"]
-
     def test_id_names_an_entity_in_every_spelling(self, desk, ids):
         """As a path, as an argument, with a version, with what lies below."""
         file, folder = f"syn{ids['P/d/a']}", f"syn{ids['P/d']}"
@@ -206,8 +199,7 @@ class TestPaths:
             desk.at(f"@id/{file}.1"),
         ):  # fmt: skip
             found = desk.ask("status_of", target)
-            path = desk.at("P/d/a@1" if target.endswith(".1") else "P/d/a")
-            assert (file, 1, path) == (found["entity"], found["version"], found["path"])
+            assert (file, 1, desk.at("P/d/a")) == (found["entity"], found["version"], found["path"])
 
     @pytest.mark.parametrize("path", ["", "@id"])
     def test_top_of_the_mount_is_no_entity(self, desk, path):
