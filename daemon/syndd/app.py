@@ -260,6 +260,7 @@ class App:
             curating=Curator(
                 self._client,
                 self._streams,
+                work=self._folders.cache / "rows",
                 always=config.record_set_export == "always",
                 validation_s=config.validation_wait_s,
             ),

@@ -13,9 +13,10 @@ import asyncio
 import logging
 import os
 import shlex
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -71,10 +72,15 @@ class Curator:
         client: SynapseClient,
         streams: Streams,
         *,
+        work: Path,
         always: bool,
         validation_s: float,
     ) -> None:
-        """`always`: exports whatever the service says of the rows, once it has said it. `validation_s`: it has so long to say it."""
+        """`work`: for copies of rows; what a kill has left in it is removed. `always`: exports whatever the service says
+        of the rows, once it has said it. `validation_s`: it has so long to say it.
+        """
+        shutil.rmtree(work, ignore_errors=True)
+        self._work = work
         self._client = client
         self._streams = streams
         self._always = always
@@ -97,7 +103,9 @@ class Curator:
             raise RemoteUnavailable(f"version {told.version} of {syn(told.id)} is not here")
         try:
             # By the descriptor: the object may be evicted meanwhile.
-            return await asyncio.to_thread(_same, Path(f"/proc/self/fd/{fd}"), path, form)
+            there = Path(f"/proc/self/fd/{fd}")
+            with self._aside() as folder:
+                return await asyncio.to_thread(_same, there, path, form, folder)
         finally:
             os.close(fd)
 
@@ -106,13 +114,24 @@ class Curator:
         record_set = await self._client.record_set(wanted.entity.id, deadline=deadline)
         if record_set.version != wanted.entity.version:
             raise Stale(f"{syn(record_set.id)} was changed meanwhile", entity=syn(record_set.id))
-        with tempfile.TemporaryDirectory(prefix="synd-rows-") as folder:
+        with self._aside() as folder:
             # What is sent has an end, even if somebody writes on.
-            path = await asyncio.to_thread(_taken, wanted.path, Path(folder), record_set.csv)
+            path = await asyncio.to_thread(_taken, wanted.path, folder, record_set.csv)
             try:
                 return await self._commit(wanted, path, record_set, deadline)
             except UsageError as error:
                 return _unusable(wanted, path, error)
+
+    @contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """A folder for an attempt. Raises CacheFull."""
+        try:
+            self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(dir=self._work)
+        except OSError as error:
+            raise not_written(self._work, error) from error
+        with folder as name:
+            yield Path(name)
 
     async def _commit(
         self, wanted: Wanted, path: Path, record_set: RecordSet, deadline: Deadline
@@ -232,7 +251,13 @@ class Curator:
     ) -> None:
         if facts.rows:
             await operations.import_csv(
-                self._client, session, path, schema=columns, form=record_set.csv, deadline=deadline
+                self._client,
+                session,
+                path,
+                schema=columns,
+                form=record_set.csv,
+                aside=path.parent,
+                deadline=deadline,
             )
 
     async def _validated(self, session: str, deadline: Deadline) -> Validation:
@@ -314,11 +339,9 @@ def _taken(source: Path, folder: Path, form: CsvFormat) -> Path:
     return spelling.either(copy, folder / "rows.csv", form)
 
 
-def _same(one: Path, other: Path, form: CsvFormat) -> bool:
+def _same(one: Path, other: Path, form: CsvFormat, folder: Path) -> bool:
     """Whether two CSVs have the same rows, each in whichever spelling."""
-    with tempfile.TemporaryDirectory(prefix="synd-rows-") as folder:
-        found = [
-            spelling.either(path, Path(folder) / f"{n}.csv", form)
-            for n, path in enumerate((one, other))
-        ]
-        return savedrows.same(found[0], found[1], form)
+    found = [
+        spelling.either(path, folder / f"{n}.csv", form) for n, path in enumerate((one, other))
+    ]
+    return savedrows.same(found[0], found[1], form)

@@ -59,6 +59,7 @@ async def import_csv(
     *,
     schema: Sequence[Column] | None = None,
     form: CsvFormat | None = None,
+    aside: Path | None = None,
     progress: Progress | None = None,
     deadline: Deadline | None = None,
 ) -> GridImport:
@@ -66,7 +67,8 @@ async def import_csv(
 
     `schema`: the columns, exactly those; else their names come from the header or the frame, their types from the
     JSON schema bound to the session, STRING where it says nothing. Rows whose upsert key is on the grid already
-    are updated. `form` is of no use to a frame. Raises UsageError for a CSV that cannot be used, before anything
+    are updated. `form` is of no use to a frame. A copy that is needed on the way lies in `aside`, else in the
+    temporary folder. Raises UsageError for a CSV that cannot be used, before anything
     is sent, and for what the service refuses; NotFound.
     """
     deadline = deadline or Deadline.after(_BUDGET_S, "importing a CSV into the grid")
@@ -80,7 +82,10 @@ async def import_csv(
     if not isinstance(source, str | Path) and not frames.is_frame(source):
         raise UsageError(f"{type(source).__name__} is no path, data frame or file handle")
     given = [one.name for one in schema or ()]
-    with tempfile.TemporaryDirectory(prefix="synd-grid-") as folder, ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="synd-grid-", dir=aside) as folder,
+        ExitStack() as stack,
+    ):
         # Its owner's alone, and gone when the import is over, however that ends.
         aside = Path(folder)
         facts: csvfile.Facts | None = None

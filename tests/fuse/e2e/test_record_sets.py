@@ -655,3 +655,5 @@ class TestKills:
         assert (2, f"{CSV}P4,1,male\n") == sets.held("people")
         assert "valid" == said(world, f"{folder}/people.csv")
         assert [] == sets.sessions(entity)
+        # Nor does a copy of the rows.
+        assert [] == list(world.folders.cache.glob("rows/*"))
