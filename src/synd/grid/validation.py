@@ -135,9 +135,12 @@ async def get_validation(
     """How the rows stand. `wait`: until every row has its result, or the deadline (120 s) comes.
 
     `seen` is told of (rows with a result, rows) on the way. How it ended is in the answer (`outcome`, `settled`);
-    raised is only what the REST calls refuse: NotFound, Forbidden, NotLoggedIn, RemoteUnavailable.
+    raised is only what the REST calls refuse: NotFound, Forbidden, NotLoggedIn, RemoteUnavailable; and UsageError for
+    a `via` that is none.
     """
     deadline = deadline or Deadline.after(_BUDGET_S, "validating the grid")
+    if via not in tuple(Via):
+        raise UsageError(f"{via!r} is no way to validate", hint="auto, rest or socket")
     via = Via(via)
     if via is not Via.SOCKET:
         try:

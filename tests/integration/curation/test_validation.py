@@ -10,7 +10,7 @@ import pytest
 
 from synd.client.credentials import Token, from_base
 from synd.client.service import SynapseClient
-from synd.errors import NotSupported, RemoteUnavailable
+from synd.errors import NotSupported, RemoteUnavailable, UsageError
 from synd.grid import operations
 from synd.grid.check import check_csv
 from synd.grid.limits import GridTimeouts
@@ -188,6 +188,11 @@ class TestPending:
 
 
 class TestTrouble:
+    def test_way_when_there_is_none_of_that_name_is_told(self, curator: Curator):
+        """A class of ours, as for every wrong argument."""
+        with pytest.raises(UsageError, match="'web' is no way"):
+            curator.do(lambda c: operations.get_validation(c, "any", via="web"))
+
     def test_schema_when_it_leads_nowhere_stops_no_other_grid(
         self, curator: Curator, tmp_path: Path
     ):
