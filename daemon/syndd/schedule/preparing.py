@@ -300,7 +300,8 @@ class Preparer:
             return None
         return StageFailed(
             row.message, failure=row.failure, bad_line=row.bad_line, entity=syn(file.entity),
-            hint="the file itself can be read as it is; `synd retry` tries again",
+            # Without a processor there was no job either, that could be tried again.
+            hint="the file itself can be read as it is" + "; `synd retry` tries again" * bool(row.who),
         )  # fmt: skip
 
     # Asking for it.

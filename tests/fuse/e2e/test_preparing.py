@@ -440,6 +440,8 @@ def test_content_that_cannot_be_processed_is_remembered(
     told = json.loads(body)
     assert (422, BY_NAME[name]["expected"]["error_class"]) == (status, told["failure"])
     assert (told["failure"], told["title"]) == (told["error_class"], told["error"])
+    tried = any(job["subject"] == Path(name).name for job in jobs(world))
+    assert tried == ("synd retry" in told["hint"])
     assert (200, (GENOMICS / name).read_bytes()) == get(world, told["raw"])
     done = world.synd("prepare", ids[name])
 
