@@ -743,8 +743,11 @@ class SynapseFs:
         """Tells the kernel. On whatever thread saw the change; never on one that answers it."""
         miss(self._overlay, [change.id for change in changes if change.gone])
         for change in changes:
-            if change.gone:
+            if change.gone and change.id in self._listed:
+                # Should it come back, what the kernel kept of its names is of old.
                 self._listed.discard(change.id)
+                if self.notices is not None:
+                    self.notices.node(folder_node(self._key_of(change.id)), data=True)
             if change.appeared or change.moved_on or change.gone:
                 self._give_way(change)
         for change in changes:
