@@ -17,7 +17,8 @@ from synd.clock import format_time
 from synd.control import changes, contract
 from synd.errors import NotFound, ReadOnly, RemoteUnavailable, UsageError
 from synd.ids import EntityId, syn
-from synd.mirror.overlay import Seen, annotation_from_text
+from synd.mirror.annotations import annotation_from_text, check_annotation
+from synd.mirror.overlay import Seen
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
 from synd.model import FileVersion, Kind
@@ -291,15 +292,22 @@ class Edits:
     async def annotate(
         self, path: str, values: Mapping[str, Sequence[str]], remove: Sequence[str]
     ) -> changes.Unsent:
-        """Queues annotations. Their types stay as they are on the service; new ones are texts."""
+        """Queues annotations. Their types stay as they are on the service; new ones are texts. Raises UsageError."""
         if not values and not remove:
             raise UsageError("no annotation was named")
         seen = await self._seen(path)
         known = self._overlay.entities.annotations(seen.row) if seen.row is not None else None
 
+        found = {
+            key: annotation_from_text("\n".join(wanted), (known or {}).get(key))
+            for key, wanted in values.items()
+        }
+        for key, value in found.items():
+            # All or none of them.
+            check_annotation(key, value)
+
         def write() -> Local:
-            for key, wanted in values.items():
-                value = annotation_from_text("\n".join(wanted), (known or {}).get(key))
+            for key, value in found.items():
                 self._overlay.annotate(seen, key, value)
             for key in remove:
                 self._overlay.annotate(seen, key, None)

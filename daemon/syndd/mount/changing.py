@@ -23,8 +23,9 @@ from synd.errors import (
     Stale,
     UsageError,
 )
+from synd.mirror.annotations import annotation_from_text
 from synd.mirror.contents import Contents
-from synd.mirror.overlay import Overlay, Seen, annotation_from_text
+from synd.mirror.overlay import Overlay, Seen
 from synd.paths import is_own_name
 from synd.store.entities import TOP
 from synd.store.local import Local, LocalKind, Sending

@@ -10,7 +10,6 @@ Lock order: `lock`, then the store's writer. Reading takes neither.
 from __future__ import annotations
 
 import errno
-import json
 import sqlite3
 import stat
 import threading
@@ -33,6 +32,7 @@ from synd.errors import (
 )
 from synd.ids import EntityId, syn
 from synd.mirror import following
+from synd.mirror.annotations import check_annotation
 from synd.mirror.bases import BASE, NO_BASE, base_of
 from synd.model import CONTAINERS, AnnotationValue, Kind, LinkTarget
 from synd.paths import from_entity_name, is_dropping, to_entity_name
@@ -785,7 +785,9 @@ class Overlay:
             self.locals.update(tx, local.id, xattrs=xattrs_json(values), ctime_ns=self.now_ns())
 
     def annotate(self, seen: Seen, key: str, value: AnnotationValue | None) -> None:
-        """Queues one annotation; None removes it."""
+        """Queues one annotation; None removes it. Raises UsageError for one that the service would refuse."""
+        if value is not None:
+            check_annotation(key, value)
         with self.change() as tx:
             local = self.claim(tx, seen)
             wanted = {**local.wanted_annotations, key: value}
@@ -864,19 +866,3 @@ def _is_for_lack_of_room(error: StoreError) -> bool:
 
 def is_special(mode: int) -> bool:
     return stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
-
-
-def annotation_from_text(text: str, known: AnnotationValue | None) -> AnnotationValue:
-    """An annotation from an attribute's text: a value a line, of the type it had."""
-    values = tuple(text.split("\n"))
-    kind = known[0] if known is not None else "STRING"
-    try:
-        if kind == "LONG":
-            values = tuple(str(int(v)) for v in values)
-        elif kind == "DOUBLE":
-            values = tuple(str(float(v)) for v in values)
-        elif kind == "BOOLEAN":
-            values = tuple(json.dumps({"true": True, "false": False}[v.lower()]) for v in values)
-    except (ValueError, KeyError):
-        kind, values = "STRING", tuple(text.split("\n"))
-    return kind, values

@@ -281,6 +281,17 @@ class TestSimpleChanges:
         held_there = writable.remote.rest("GET", f"/entity/{entity}/annotations2")["annotations"]
         assert ["liver"] == held_there["tissue"]["value"]
 
+    def test_annotation_when_the_service_would_refuse_it_is_einval_at_once(self, writable, place):
+        """Nothing is queued that could never be sent."""
+        _, where = place
+        top = writable.at(where)
+        code = "os.setxattr(argv[0] + '/top.csv', 'user.synapse.annotations.bad-key', b'liver')"
+
+        assert "EINVAL" == writable.errno(code, top)
+        said = writable.synd("annotate", f"{top}/top.csv", "good=1", "bad-key=2")
+        assert (64, True) == (said.status, "bad-key" in said.err)
+        assert json.loads(writable.synd("status", "--json").out)["safe_to_stop"] is True
+
 
 class TestSavesOfEditors:
     """The sequences of system calls with which editors save."""
