@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 from synd.errors import ConfigError, SyndError, not_written
 
@@ -475,6 +476,8 @@ def _typed(name: str, value: object, source: str) -> object:
                 _check_bounds(name, size_bytes(value), source, shown=value)
             if name == "http_listen":
                 _check_listen(value, source)
+            if name == "endpoint" and value:
+                base_url(value, f"{source}: endpoint")
             allowed = CHOICES.get(name)
             spelled = value.upper() if name == "log_level" else value
             if allowed and spelled not in allowed:
@@ -515,6 +518,21 @@ def _check_patterns(patterns: Sequence[str], source: str) -> None:
                 f"{source}: local_only = {pattern!r} is not a pattern of file names",
                 hint="names only, such as *.tmp or .Rhistory: no folders, no @",
             )
+
+
+def base_url(text: str, what: str) -> str:
+    """The base URL of a service. Raises ConfigError, which begins with `what`."""
+    try:
+        parts = urlsplit(text.strip())
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError(
+            f"{what}: {text!r} is not the base URL of a service",
+            hint="write it like https://HOST or http://127.0.0.1:PORT",
+        )
+    return text.strip()
 
 
 def _check_listen(value: str, source: str) -> None:

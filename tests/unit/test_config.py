@@ -246,6 +246,25 @@ class TestListen:
         assert "127.0.0.1:8421" in caught.value.hint
 
     @pytest.mark.parametrize(
+        "url",
+        [
+            "ftp://x",
+            "example.org",
+            "http://",
+            "http://u@h",
+            "http://h?a=1",
+            "http://h:0",
+            "http://h:x",
+        ],
+    )
+    def test_endpoint_that_is_none_is_refused_by_name(self, env, url):
+        """Wherever it is set, before anything is asked of it."""
+        with pytest.raises(ConfigError, match=r"SYND_ENDPOINT.* is not the base URL") as caught:
+            config.load(env | {"SYND_ENDPOINT": url})
+
+        assert "http://127.0.0.1:PORT" in caught.value.hint
+
+    @pytest.mark.parametrize(
         "page", ["igv.org", "https://igv.org/app", "https://", "https://a b", ""]
     )
     def test_origin_that_is_none_is_refused(self, env, page):

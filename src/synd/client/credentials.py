@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
-from synd.config import PRODUCTION, PRODUCTION_PORTAL, Config, unwritable
+from synd.config import PRODUCTION, PRODUCTION_PORTAL, Config, base_url, unwritable
 from synd.errors import ConfigError, NotLoggedIn
 
 TOKEN_VARIABLE: Final = "SYNAPSE_AUTH_TOKEN"  # its name, not a token  # noqa: S105  # its name, not a token
@@ -124,7 +124,7 @@ PRODUCTION_ENDPOINTS: Final = Endpoints(
 
 def from_base(base: str) -> Endpoints:
     """The endpoints of a service that lies at one base URL. Raises ConfigError."""
-    root = _checked_url(base, "endpoint").rstrip("/").removesuffix("/repo/v1")
+    root = base_url(base, "endpoint").rstrip("/").removesuffix("/repo/v1")
     if root == PRODUCTION:
         return PRODUCTION_ENDPOINTS
     return Endpoints(f"{root}/repo/v1", f"{root}/auth/v1", f"{root}/file/v1", f"{root}/")
@@ -332,7 +332,7 @@ def _read(path: Path) -> configparser.RawConfigParser:
 def _file_endpoints(parser: configparser.RawConfigParser) -> Endpoints:
     def url(key: str, default: str) -> str:
         text = parser.get("endpoints", key, fallback="").strip()
-        return _checked_url(text, f"~/.synapseConfig: {key}").rstrip("/") if text else default
+        return base_url(text, f"~/.synapseConfig: {key}").rstrip("/") if text else default
 
     return Endpoints(
         repo=url("repoEndpoint", PRODUCTION_ENDPOINTS.repo),
@@ -340,20 +340,6 @@ def _file_endpoints(parser: configparser.RawConfigParser) -> Endpoints:
         file=url("fileHandleEndpoint", PRODUCTION_ENDPOINTS.file),
         portal=url("portalEndpoint", PRODUCTION_ENDPOINTS.portal).rstrip("/") + "/",
     )
-
-
-def _checked_url(text: str, what: str) -> str:
-    try:
-        parts = urlsplit(text.strip())
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or parts.username is not None or parts.query or parts.fragment:
-        raise ConfigError(
-            f"{what}: {text!r} is not the base URL of a service",
-            hint="write it like https://HOST or http://127.0.0.1:PORT",
-        )
-    return text.strip()
 
 
 def _is_loopback(host: str) -> bool:
