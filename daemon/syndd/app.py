@@ -72,7 +72,7 @@ from syndd.mount.fs import SynapseFs
 from syndd.mount.info import InfoFiles
 from syndd.mount.session import MountOptions, MountSession, take
 from syndd.promises import Promises
-from syndd.schedule import dask, preparing
+from syndd.schedule import dask, known
 from syndd.schedule.beside import Beside
 from syndd.schedule.dask import DaskPool
 from syndd.schedule.dispatch import Dispatcher, Times
@@ -331,7 +331,7 @@ class App:
             self._dispatcher,
             self._pool,
             self._tree.in_writer,
-            preparing.settings(config),
+            known.settings(config),
             beside=Beside(self._tree, self._sizes, sources, self._cache),
         )
         self._ready = ReadyFiles(

@@ -43,7 +43,8 @@ from synd.store.entities import Row
 from syndd.mount.readynames import form_of
 from syndd.mount.readystate import is_edited
 from syndd.places import Places
-from syndd.schedule.preparing import KIND, Content, NothingToMake, Pair, Preparer, Ready
+from syndd.schedule.known import Content, NothingToMake, Pair, Ready
+from syndd.schedule.preparing import KIND, Preparer
 from syndd.schedule.showing import as_contract
 
 CHUNK = 1 << 20

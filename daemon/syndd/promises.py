@@ -11,7 +11,8 @@ from synd.jobs.model import Job, JobState, Priority
 from synd.model import FileVersion
 from syndd.mount.readystate import failure_of
 from syndd.schedule.dispatch import Dispatcher
-from syndd.schedule.preparing import NothingToMake, Pair, Preparer
+from syndd.schedule.known import NothingToMake, Pair
+from syndd.schedule.preparing import Preparer
 
 
 class Promises:

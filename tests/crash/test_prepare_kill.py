@@ -27,7 +27,7 @@ from synd.processors.base import Stage
 from synd.store.artifacts import ArtifactRow, Artifacts
 from synd.store.connect import Store
 from syndd.schedule import pool
-from syndd.schedule.preparing import VERSIONS
+from syndd.schedule.known import VERSIONS
 from tests.support.prepare_daemon import LEASE_S, source
 from tests.support.readying import GENOMICS
 from tests.support.source import ROOT

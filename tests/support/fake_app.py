@@ -18,7 +18,7 @@ from synd.ids import ContentKey
 from synd.processors.base import ArtifactKind
 from synd.ranges import ByteRange
 from syndd.lifecycle import Fail
-from syndd.schedule.preparing import Content
+from syndd.schedule.known import Content
 from tests.support.fake_edits import FakeEdits, change
 
 if TYPE_CHECKING:

@@ -51,10 +51,11 @@ from syndd.places import Places
 from syndd.schedule.beside import Beside
 from syndd.schedule.events import Events
 from syndd.schedule.joblogs import JobLogs
+from syndd.schedule.known import Settings
 from syndd.schedule.operations import Operations
 from syndd.schedule.pins import Pins
 from syndd.schedule.pool import Pool
-from syndd.schedule.preparing import Preparer, Settings
+from syndd.schedule.preparing import Preparer
 from syndd.schedule.showing import JobShowing
 from syndd.schedule.sources import Sources
 

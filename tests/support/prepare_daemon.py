@@ -27,8 +27,9 @@ from synd.processors.base import Caps
 from synd.store.connect import Store
 from syndd.schedule.dispatch import Dispatcher, Times
 from syndd.schedule.joblogs import JobLogs
+from syndd.schedule.known import Pair, Settings
 from syndd.schedule.pool import Pool
-from syndd.schedule.preparing import Pair, Preparer, Settings
+from syndd.schedule.preparing import Preparer
 from syndd.schedule.sources import Sources
 from tests.support import crashing_worker
 from tests.support.job_daemon import CrashingQueue

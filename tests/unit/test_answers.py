@@ -25,7 +25,7 @@ from synd.processors.keys import workflow_key
 from synd.store.artifacts import ArtifactRow, RefusalRow, put_artifact, put_refusal
 from synd.testing import FakeRemote, FakeStorage
 from syndd.answers import Answers
-from syndd.schedule.preparing import VERSIONS
+from syndd.schedule.known import VERSIONS
 from tests.support.mounts import eventually
 from tests.support.parts import Parts, md5_of, noise
 

@@ -284,9 +284,9 @@ class TestListen:
 @pytest.mark.req("S1-61")
 def test_folder_and_number_of_workers_when_in_the_environment_are_in_force(env, tmp_path):
     """Where what is made lies, and how many jobs run at once."""
-    from syndd.schedule import preparing
+    from syndd.schedule import known
 
     env |= {"SYND_HOME": str(tmp_path / "elsewhere"), "SYND_JOBS": "7"}
 
     assert tmp_path / "elsewhere" / "cache" == config.folders(env).cache
-    assert 7 == preparing.settings(config.load(env)).jobs
+    assert 7 == known.settings(config.load(env)).jobs

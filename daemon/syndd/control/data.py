@@ -22,7 +22,7 @@ from syndd.control.reply import Handler, Route, answer, shape
 from syndd.control.reply import router as empty
 from syndd.control.sending import FileRange
 from syndd.control.services import DaemonServices
-from syndd.schedule.preparing import Content
+from syndd.schedule.known import Content
 
 _TRUE = frozenset({"true", "1", "yes", "on", "t", "y"})
 _FALSE = frozenset({"false", "0", "no", "off", "f", "n"})

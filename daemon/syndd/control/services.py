@@ -15,7 +15,7 @@ from synd.config import Config
 from synd.control import changes, contract, ready
 from synd.processors.base import ArtifactKind
 from synd.ranges import ByteRange
-from syndd.schedule.preparing import Content
+from syndd.schedule.known import Content
 
 
 class EditServices(Protocol):

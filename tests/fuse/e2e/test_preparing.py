@@ -162,7 +162,7 @@ def test_prepared_file_is_not_made_again(world: World, ids: dict[str, str]) -> N
     name = "align/unsorted.bam"
     prepare(world, ids[name])
     before = len(jobs(world))
-    [job] = [job for job in jobs(world) if job["subject"] == "unsorted.bam"]
+    job = next(job for job in jobs(world) if job["subject"] == "unsorted.bam")
     assert [BY_NAME[name]["size"]] * 2 == [job["progress"]["done"], job["progress"]["total"]]
     assert [] == prepare(world, ids[name])["jobs"]
     server = world.remote

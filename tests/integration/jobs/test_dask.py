@@ -20,7 +20,8 @@ from synd.processors.base import ArtifactKind, Caps, Tools
 from synd.processors.sharing import SharedStore
 from synd.testing import FakeRemote, FakeStorage
 from syndd.schedule.dask import DaskPool
-from syndd.schedule.preparing import Pair, Preparer, Ready, Settings
+from syndd.schedule.known import Pair, Ready, Settings
+from syndd.schedule.preparing import Preparer
 from syndd.schedule.sources import Sources
 from tests.support.dask_cluster import DaskCluster
 from tests.support.genomics import FIXTURES, make, order
