@@ -290,6 +290,12 @@ class Records:
         if told is not None:
             news.changes = self._entities.put(tx, told)
         self._overlay.touched(row.parent)
+        known = None if row.entity is None else self._entities.find_in(tx, row.entity)
+        if known is not None:
+            # Others may have moved it meanwhile: there it was hidden until now.
+            place = self._overlay.key_of(known.parent) if known.parent else TOP
+            self._overlay.touched(place)
+            news.names.append((place, known.file_name))
         return news
 
     def revive(self, tx: sqlite3.Connection, folder: EntityId) -> News:

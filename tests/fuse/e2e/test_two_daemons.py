@@ -189,6 +189,27 @@ class TestOneName:
 
 
 class TestDeletes:
+    def test_delete_when_the_other_has_edited_and_moved_it_then_it_is_listed_there(
+        self, pair: Pair
+    ) -> None:
+        """A listing that was read while the delete hid it has it once the delete is given up."""
+        pair.sh(pair.ann, "echo of ann > a.txt; mv a.txt folder/")
+        pair.sh(pair.ben, "rm a.txt")
+        pair.send(pair.ann)
+        pair.sh(pair.ann, "echo mark > folder/mark")
+        pair.send(pair.ann)
+
+        def listed() -> list[str]:
+            return sorted(pair.sh(pair.ben, "ls folder").split())
+
+        eventually(lambda: "mark" in listed(), timeout_s=20)
+        hidden = listed()
+        pair.send(pair.ben)
+
+        assert ["b.txt", "mark"] == hidden
+        eventually(lambda: ["a.txt", "b.txt", "mark"] == listed(), timeout_s=8)
+        pair.agree()
+
     def test_delete_when_the_other_has_edited_keeps_the_edit(self, pair: Pair) -> None:
         """A delete of a version that its maker never saw is not carried out."""
         pair.sh(pair.ann, "echo of ann > a.txt")

@@ -165,6 +165,29 @@ def test_delete_of_what_was_edited_there_is_not_sent(make, remote):
     assert 0 == remote.calls["delete"]
 
 
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_undone_delete_when_it_was_moved_there_then_its_new_name_is_told(make, remote, what):
+    """Hidden while its delete was unsent, it shows where others moved it: who listed that folder hears of it."""
+    world = make()
+    moved, to = world.id_of("P/a.txt" if what == "file" else "P/d"), world.id_of("P/e")
+    for path in ["P/a.txt"] if what == "file" else ["P/d/x", "P/d/y", "P/d"]:
+        world.remove(path)
+    if what == "file":
+        remote.new_version(moved, b"theirs")
+    else:
+        remote.file(moved, "new", b"new")
+    remote.move(moved, to)
+    remote.rename(moved, "renamed")
+    world.list_all()
+    hidden = "P/e/renamed" not in world.view()
+    world.settle()
+
+    assert hidden
+    assert "P/e/renamed" in world.view()
+    assert (to, b"renamed") in world.names
+    assert ["deleted-here"] == [reason for reason, _, _ in told(world)]
+
+
 def test_delete_of_what_was_annotated_there_is_sent(make, remote):
     """The bytes are those that were deleted."""
     world = make()
