@@ -40,8 +40,8 @@ from syndd.states import States
 
 NOTHING: changes.Pending = {
     "uploads": 0, "bytes": 0, "items": [], "changes": [], "verdict": "sent", "waiting": 0, "sending": 0,
-    "blocked": 0, "held": 0, "kept_here": 0, "writing": 0, "tracked": 0, "conflicts": 0, "since_at": None,
-    "offline_since_at": None, "paused": False,
+    "blocked": 0, "held": 0, "kept_here": 0, "writing": 0, "tracked": 0, "tracked_holds": [],
+    "conflicts": 0, "since_at": None, "offline_since_at": None, "paused": False,
 }  # fmt: skip
 """Of a mount that takes no changes: nothing can be unsent."""
 

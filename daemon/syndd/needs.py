@@ -137,6 +137,13 @@ class NotSent(Protocol):
     def hint(self) -> str: ...
 
 
+class HeldDeletes(Protocol):
+    """What a scan of one found missing, which waits for a yes."""
+
+    @property
+    def missing_files(self) -> int: ...
+
+
 class TrackedStatus(Protocol):
     """What is done about one."""
 
@@ -157,7 +164,7 @@ class TrackedStatus(Protocol):
     @property
     def scanned_ns(self) -> int: ...
     @property
-    def held(self) -> object | None: ...
+    def held(self) -> HeldDeletes | None: ...
     @property
     def problems(self) -> Sequence[NotSent]:
         """The first of them."""

@@ -53,10 +53,12 @@ class Left(NamedTuple):
     halted: bool
     """Paused, or without a login."""
     tracked: int = 0
+    """Changes in tracked folders that are about to be queued."""
+    holds: Sequence[changes.TrackedHold] = ()
 
     @property
     def verdict(self) -> changes.Verdict:
-        if not self.counts.all and not self.sending and not self.tracked:
+        if not self.counts.all and not self.sending and not self.tracked and not self.holds:
             return "sent"
         goes_on = self.sending or self.tracked or (self.counts.waiting and not self.halted)
         return "under-way" if goes_on else "stuck"
@@ -64,7 +66,8 @@ class Left(NamedTuple):
     @property
     def over(self) -> bool:
         """Whether waiting longer is of no use: all is sent, or something of it cannot be."""
-        return self.verdict != "under-way" or self.counts.blocked + self.counts.held > 0
+        needs_somebody = self.counts.blocked + self.counts.held > 0 or bool(self.holds)
+        return self.verdict != "under-way" or needs_somebody
 
 
 def trouble_of(one: TrackedStatus) -> tuple[str, str]:
@@ -111,12 +114,23 @@ class Showing:
         view = self.view()
         if parts is None:
             counts = self.unsents.counts()
-            return Left(counts, len(view.sending), view.halted, self._tracked())
+            return Left(counts, len(view.sending), view.halted, *self._tracked())
         return self._left_of(self.below(parts, self.unsents.unsent(), view), view)
 
-    def _tracked(self) -> int:
-        """Changes in tracked folders that are not in the queue yet."""
-        return sum(one.waiting + one.unsent for one in self._tracker.status())
+    def _tracked(self) -> tuple[int, list[changes.TrackedHold]]:
+        """Changes in tracked folders that are not in the queue yet: those that go by themselves, and held ones."""
+        going, holds = 0, []
+        for one in self._tracker.status():
+            going += one.waiting + one.unsent
+            if one.held is not None:
+                reason, mend = trouble_of(one)
+                holds.append(
+                    changes.TrackedHold(
+                        folder=str(one.root.folder), deletes=one.held.missing_files,
+                        reason=reason, mend=mend,
+                    )
+                )  # fmt: skip
+        return going, holds
 
     def _left_of(self, rows: Sequence[Local], view: View) -> Left:
         states = [r.state for r in rows]
@@ -162,7 +176,8 @@ class Showing:
             "held": counts.held,
             "kept_here": kept,
             "writing": len(written),
-            "tracked": left.tracked,
+            "tracked": left.tracked + sum(one["deletes"] for one in left.holds),
+            "tracked_holds": list(left.holds),
             "conflicts": len(conflicts),
             "since_at": format_time(counts.since_ns) if counts.since_ns else None,
             "offline_since_at": format_time(offline) if offline else None,
@@ -462,6 +477,11 @@ def kept_or_unsent(row: Local) -> bool:
 
 def stuck_for(pending: changes.Pending) -> tuple[str, str] | None:
     """Why waiting does not help, and the mend; None while it may."""
+    if pending["tracked_holds"] and not pending["blocked"] + pending["held"]:
+        hold = pending["tracked_holds"][0]
+        more = len(pending["tracked_holds"]) - 1
+        others = f" (and {more} more)" if more else ""
+        return f"{hold['folder']}: {hold['reason']}{others}", hold["mend"]
     if pending["blocked"] or pending["held"] or pending["verdict"] == "stuck":
         first = pending["changes"][0]
         more = (pending["blocked"] + pending["held"] or pending["uploads"]) - 1

@@ -56,6 +56,11 @@ class FakePusher:
 
 
 @dataclass
+class HeldFiles:
+    missing_files: int = 12
+
+
+@dataclass
 class Folder:
     """Stands for `syndd.watch`'s root and its status in one."""
 
@@ -69,7 +74,7 @@ class Folder:
     unsent: int = 0
     waiting: int = 0
     scanned_ns: int = 0
-    held: object | None = None
+    held: HeldFiles | None = None
     problems: Sequence[Problem] = ()
     problem_count: int = 0
 

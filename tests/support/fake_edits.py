@@ -40,6 +40,7 @@ class FakeEdits:
         self.paused = False
         self.offline_since_at: str | None = None
         self.kept_here = 0
+        self.tracked_holds: list[changes.TrackedHold] = []
         self.asked: list[tuple[str, object]] = []
         self.open: set[str] = set()
         """Paths that somebody has open for writing."""
@@ -62,14 +63,15 @@ class FakeEdits:
             "bytes": sum(c["bytes"] for c in found),
             "items": [c["path"] for c in found],
             "changes": sorted(found, key=lambda c: c["state"] not in ("blocked", "held")),
-            "verdict": "sent" if not found else "under-way" if goes else "stuck",
+            "verdict": "under-way" if goes else "stuck" if found or self.tracked_holds else "sent",
             "waiting": count["waiting"] + count["sending"],
             "sending": count["sending"],
             "blocked": count["blocked"],
             "held": count["held"],
             "kept_here": self.kept_here,
             "writing": len(self.open),
-            "tracked": 0,
+            "tracked": sum(h["deletes"] for h in self.tracked_holds),
+            "tracked_holds": self.tracked_holds,
             "conflicts": sum(not c["resolved_at"] for c in self.known_conflicts.values()),
             "since_at": NOW if found else None,
             "offline_since_at": self.offline_since_at,

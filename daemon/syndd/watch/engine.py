@@ -255,7 +255,8 @@ class Engine:
             and self._scan_at > now
             and not self._live.rescan,
             self._scanned_ns,
-            self._held,
+            # Once somebody said yes they are on their way: `waiting` counts until the scan is made.
+            None if self._confirmed else self._held,
             tuple(problems[:SHOWN]),
             len(problems),
         )

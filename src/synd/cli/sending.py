@@ -43,7 +43,7 @@ def upload_now(
         return
 
     def tell() -> None:
-        if not pending["uploads"]:
+        if not pending["uploads"] + pending["tracked"]:
             output.say("everything is sent")
             return
         output.say(f"{unsent.sum_of(pending)} on the way:")

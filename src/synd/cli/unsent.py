@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from synd.cli import output
 
 if TYPE_CHECKING:
-    from synd.control.changes import Pending, Unsent
+    from synd.control.changes import Pending, TrackedHold, Unsent
 
 STUCK = 65
 """Exit code when what is left waits for somebody: waiting longer does not send it."""
@@ -31,10 +31,17 @@ def line(change: Unsent) -> str:
 
 
 def lines(pending: Pending, most: int = ROWS) -> list[str]:
-    """The first changes, and how many there are beside them."""
+    """The first changes, how many there are beside them, and what is held in tracked folders."""
     shown = [f"  {line(one)}" for one in pending["changes"][:most]]
     more = pending["uploads"] - len(shown)
-    return [*shown, f"  and {more} more"] if more > 0 else shown
+    if more > 0:
+        shown.append(f"  and {more} more")
+    return shown + [_hold(one) for one in pending.get("tracked_holds", ())]
+
+
+def _hold(hold: TrackedHold) -> str:
+    deletes = output.count(hold["deletes"], "delete")
+    return f"  {deletes} in {hold['folder']}  held: {hold['reason']} — {hold['mend']}"
 
 
 def summary(pending: Pending) -> list[str]:
@@ -61,6 +68,8 @@ def summary(pending: Pending) -> list[str]:
         found.append(
             f"tracked    {output.count(pending['tracked'], 'change')} not in the queue yet"
         )
+        if not pending["uploads"]:
+            found += lines(pending)
     if pending["writing"]:
         found.append(f"writing    {output.count(pending['writing'], 'file')} open for writing")
     if pending["kept_here"]:

@@ -84,6 +84,15 @@ class Unsent(TypedDict):
     """Class name in `synd.errors` of the last failure; empty: none."""
 
 
+class TrackedHold(TypedDict):
+    """Deletes in a tracked folder that wait for a yes, as a scan found much of it missing."""
+
+    folder: str
+    deletes: int
+    reason: str
+    mend: str
+
+
 class Pending(TypedDict):
     """What would be missing on the service, not on this machine, if the daemon stopped now."""
 
@@ -107,6 +116,8 @@ class Pending(TypedDict):
     """Files that somebody has open for writing; what is not closed yet is not counted in `uploads`."""
     tracked: int
     """Changes in tracked folders that are not in the queue yet: not counted in `uploads`."""
+    tracked_holds: list[TrackedHold]
+    """Those of them that wait for a yes."""
     conflicts: int
     """Open ones."""
     since_at: str | None

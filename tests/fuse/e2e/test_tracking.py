@@ -238,6 +238,38 @@ def test_many_removed_files_wait_for_a_yes(tracked: Tracked) -> None:
     assert tracked.here() == tracked.held()
 
 
+def test_wait_and_down_when_a_scan_holds_deletes_say_that_they_are_not_sent(
+    tracked: Tracked,
+) -> None:
+    """What was removed while nobody looked waits for a yes: neither is done before it."""
+    many = tracked.folder / "many"
+    many.mkdir()
+    for number in range(15):
+        (many / f"{number}.txt").write_text(f"{number}\n")
+    tracked.track()
+    tracked.settled()
+    assert tracked.world.synd("down").status == 0
+    shutil.rmtree(many)
+    tracked.world.up()
+    mend = f"`synd approve {tracked.folder}`"
+    waited = tracked.world.synd("wait", "--timeout", "60")
+    assert (65, True) == (waited.status, mend in waited.out), waited
+    assert not tracked.synd("status")["safe_to_stop"]
+    ended = tracked.world.synd("down")
+    assert (75, True) == (ended.status, mend in ended.out), ended
+    tracked.world.up()
+    assert tracked.world.synd("wait", "--timeout", "60").status == 65
+    tracked.synd("approve", str(tracked.folder))
+    # The guard of the mount has the last word on what the scan lets go.
+    eventually(
+        lambda: tracked.synd("status")["pending"]["held"] > 0, timeout_s=30, what="held deletes"
+    )
+    tracked.synd("approve", "--all")
+    tracked.settled()
+
+    assert tracked.here() == tracked.held()
+
+
 def test_untracked_folder_is_an_ordinary_one(tracked: Tracked) -> None:
     """Nothing is deleted by it, here or there, and nothing more is sent."""
     tracked.track()

@@ -72,6 +72,25 @@ class TestWait:
         assert f"waiting does not help: {A}: no\n  do something" in said.out
         assert synd("wait", "--json").json["stuck"] is True
 
+    def test_status_and_down_when_a_tracked_folder_holds_deletes_name_the_mend(self, synd, daemon):
+        """They are not in the queue, and not sent all the same."""
+        daemon.edits.tracked_holds = [
+            {
+                "folder": "/t",
+                "deletes": 12,
+                "reason": "much is missing",
+                "mend": "`synd approve /t`",
+            }
+        ]
+        said = synd("status").out
+        assert "12 deletes in /t  held: much is missing — `synd approve /t`" in said
+        assert "not everything is sent: 12 changes" in said
+        assert "everything is sent" not in synd("upload-now").out.replace("not everything", "")
+        down = synd("down")
+
+        assert down.code == 75
+        assert "`synd approve /t`" in down.out
+
     def test_upload_now_with_wait_has_the_code_of_wait(self, synd, daemon):
         """And waits for that path only."""
         daemon.unsent = [A]

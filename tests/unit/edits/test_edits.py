@@ -13,7 +13,7 @@ from synd.ids import EntityId
 from synd.mirror.push import Progress
 from synd.store.local import FIRST, Sending, insert_conflict
 from syndd.watch.intent import Problem
-from tests.support.edits import fits
+from tests.support.edits import HeldFiles, fits
 from tests.support.mounts import eventually
 
 
@@ -206,6 +206,25 @@ class TestWait:
         assert [7.0, 3.0] == desk.tracker.waited
         assert [] == desk.pusher.asked
 
+    def test_wait_when_a_tracked_folder_holds_its_deletes_ends_and_names_the_mend(
+        self, desk, tmp_path
+    ):
+        """They wait for a yes as held rows do: neither sent nor on their way."""
+        folder = desk.tracker.add(tmp_path / "t", EntityId(1))
+        folder.held = HeldFiles(12)
+        found = desk.ask("wait", None, 60.0)
+        fits(found["pending"], changes.Pending)
+        assert (False, True) == (found["settled"], found["stuck"])
+        assert f"`synd approve {tmp_path / 't'}`" == found["mend"]
+        assert str(tmp_path / "t") in found["reason"]
+        assert ("stuck", 12, 0) == (
+            found["pending"]["verdict"], found["pending"]["tracked"], found["pending"]["uploads"],
+        )  # fmt: skip
+        assert "stuck" == desk.ask("drain", 1.0)["verdict"]
+        folder.held = None
+
+        assert desk.ask("wait", None, 60.0)["settled"]
+
     def test_wait_without_a_login_fails_at_once(self, desk):
         """It goes on once the user has logged in, not before."""
         desk.create("P/d/n")
@@ -266,7 +285,7 @@ class TestSending:
 
     def test_approve_of_a_tracked_folder_confirms_its_scan(self, desk, tmp_path):
         """Deletions that a scan found are held the same way."""
-        desk.tracker.add(tmp_path / "t", EntityId(1)).held = object()
+        desk.tracker.add(tmp_path / "t", EntityId(1)).held = HeldFiles()
 
         assert [str(tmp_path / "t")] == desk.ask("approve", [str(tmp_path / "t")])["paths"]
         assert [tmp_path / "t"] == desk.tracker.confirmed
@@ -354,14 +373,14 @@ class TestTracked:
 
     def test_tracked_when_deletions_are_held_says_how_to_go_on(self, desk, tmp_path):
         """The yes is `synd approve`."""
-        desk.tracker.add(tmp_path / "t", EntityId(1)).held = object()
+        desk.tracker.add(tmp_path / "t", EntityId(1)).held = HeldFiles()
         (one,) = desk.edits.tracked()["tracked"]
 
         assert ("held", f"`synd approve {tmp_path / 't'}`") == (one["state"], one["mend"])
 
     def test_status_tells_of_tracked_folders_that_want_attention(self, desk, tmp_path):
         """Held, missing, or not watched as a limit is met: each with its mend."""
-        desk.tracker.add(tmp_path / "t", EntityId(1)).held = object()
+        desk.tracker.add(tmp_path / "t", EntityId(1)).held = HeldFiles()
         desk.tracker.add(tmp_path / "u", EntityId(2)).why = "it is not there"
         desk.tracker.add(tmp_path / "v", EntityId(3))
         told = desk.edits.showing.problems(desk.ask("pending"))

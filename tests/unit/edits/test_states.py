@@ -12,8 +12,9 @@ from synd.client.transport import Status
 from synd.config import Config
 from synd.control import contract
 from synd.errors import NotFound, NotSupported, ReadOnly
+from synd.ids import EntityId
 from syndd.answers import Answers
-from tests.support.edits import Desk, fits
+from tests.support.edits import Desk, HeldFiles, fits
 
 
 class Client:
@@ -55,6 +56,19 @@ class TestStatus:
         assert ["Held"] == [p["type"] for p in found["problems"]]
         assert not found["safe_to_stop"]
         desk.sent(row)
+
+        assert desk.parts.run(answers.status())["safe_to_stop"]
+
+    def test_status_when_a_tracked_folder_holds_its_deletes_is_not_safe(
+        self, desk, answers, tmp_path
+    ):
+        """The service has what was removed here until somebody says yes."""
+        folder = desk.tracker.add(tmp_path / "t", EntityId(1))
+        folder.held = HeldFiles()
+        found = desk.parts.run(answers.status())
+        fits(found, contract.AppStatus)
+        assert not found["safe_to_stop"]
+        folder.held = None
 
         assert desk.parts.run(answers.status())["safe_to_stop"]
 
