@@ -100,9 +100,9 @@ class LargeStream:
             return b""
         if self._error is not None:
             raise self._error
-        if handle in self._spoilt:
-            raise self._came_wrong()
         with self._lock:
+            if handle in self._spoilt:
+                raise self._came_wrong()
             left = self._left
             if not left:
                 # One step: the last of the other handles may be closed this moment.
@@ -119,7 +119,12 @@ class LargeStream:
             "reading a file", syn(self.file.entity), self._streams.wait_s
         )
         with self._lock:
-            self._waiters.append(_Waiter(offset, end, future))
+            spoilt = handle in self._spoilt
+            if not spoilt:
+                self._waiters.append(_Waiter(offset, end, future))
+        if spoilt:
+            fail(future, self._came_wrong())
+            return future
         if not partial.has(offset, end):
             self._fetch(ByteRange(offset, end), Urgency.DEMAND, extra=ahead)
         # The blocks may have come between the two looks.
@@ -434,17 +439,18 @@ class LargeStream:
         if mismatches == 1:
             if partial is None:
                 return
-            # Whoever has read of it ends in an error, not in a mixture of wrong bytes and right ones.
+            # Whoever has read of it ends in an error, not in a mixture of wrong bytes and right ones; who comes
+            # from now on finds none of the old ones.
             with self._lock:
                 self._spoilt |= self._patterns.keys()
                 waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                fail(waiter.future, self._came_wrong())
-            partial.reset()
+                partial.reset()
             self._whole_until = 0
             self._hold_until = None
             if self._streams.on_mismatch is not None:
                 self._streams.on_mismatch(self.file)
+            for waiter in waiters:
+                fail(waiter.future, self._came_wrong())
             self._streams.hasher.follow(partial, self._verified)
             self._top_up()
             self._leave()
