@@ -751,7 +751,8 @@ class SynapseFs:
             if change.appeared or change.moved_on or change.gone:
                 self._give_way(change)
         for change in changes:
-            self._overlay.follow(change.id, gone=change.gone)
+            for folder, name in self._overlay.follow(change.id, gone=change.gone):
+                self.name_changed(folder, name)
             if change.gone and (number := self._locals.claims.get(change.id)) is not None:
                 self._contents.settle(number)
         for shown_in in {change.parent for change in changes}:

@@ -35,15 +35,17 @@ class Moving(NamedTuple):
     """Nobody moves now: a name is taken for a while."""
 
 
-def follow(overlay: Overlay, entity: EntityId, *, gone: bool) -> None:
-    """An entity moved, was renamed, changed or vanished on the service."""
+def follow(overlay: Overlay, entity: EntityId, *, gone: bool) -> list[tuple[int, bytes]]:
+    """An entity moved, was renamed, changed or vanished on the service. Returns the names that lead elsewhere
+    now.
+    """
     locals_ = overlay.locals
     if entity not in locals_.claims:
-        return
+        return []
     with overlay.change() as tx:
         local = locals_.of_entity(entity, tx)
         if local is None or local.gone or not (local.state == Sending.CLEAN or is_bare(local)):
-            return
+            return []
         row = overlay.entities.find(entity)
         if row is None or not overlay.entities.is_listed(entity):
             # What is open may be about to be saved; else the end of the edit comes here again.
@@ -51,21 +53,26 @@ def follow(overlay: Overlay, entity: EntityId, *, gone: bool) -> None:
             if gone and local.state == Sending.CLEAN and not busy:
                 locals_.update(tx, local.id, entity=None, gone=1, born=1, **NO_BASE)
                 overlay.drop_if_over(tx, locals_.get(local.id, tx))
-            return
+                return [(local.parent, local.name)]
+            return []
         if local.staged and local.state == Sending.CLEAN:
-            return
+            return []
         moving = _moving(overlay, tx, local)
         if moving.later:
             overlay.queue(tx, local, delay_s=AGAIN_S)
         if moving.rows:
             # Out of the way for a moment, as the last may go to where it was; nobody else sees it.
             locals_.update(tx, local.id, gone=1, parent=-1)
+        names: list[tuple[int, bytes]] = []
         for one, to in reversed(moving.rows):
             parent, name = _place(overlay, to)
             base = base_of(to)
             if one.staged:
                 base = {"base_parent": to.parent, "base_name": to.name}
             locals_.update(tx, one.id, gone=0, parent=parent, name=name, **base)
+            if (one.parent, one.name) != (parent, name):
+                names += [(one.parent, one.name), (parent, name)]
+        return names
 
 
 def catch_up(overlay: Overlay) -> int:

@@ -828,9 +828,11 @@ class Overlay:
 
     # What the service told.
 
-    def follow(self, entity: EntityId, *, gone: bool) -> None:
-        """An entity moved, was renamed, changed or vanished on the service: rows with nothing to send follow."""
-        following.follow(self, entity, gone=gone)
+    def follow(self, entity: EntityId, *, gone: bool) -> list[tuple[int, bytes]]:
+        """An entity moved, was renamed, changed or vanished on the service: rows with nothing to send follow.
+        Returns the names, each with its folder's key, that lead elsewhere now.
+        """
+        return following.follow(self, entity, gone=gone)
 
     def start_anew(self) -> None:
         """At a mount that no kernel remembers: what the service has takes its entity number as key,

@@ -216,7 +216,11 @@ class Sender:
         entity = row.entity
         if entity is not None and not row.gone:
             listed = self._entities.is_listed(entity)
-            await self._tree.in_writer(lambda: self._overlay.follow(entity, gone=not listed))
+            names = await self._tree.in_writer(
+                lambda: self._overlay.follow(entity, gone=not listed)
+            )
+            if names:
+                await self._record(lambda _: News(names=names))
 
     async def _wait(self, row: Local, folder: Folder, step: WaitFor) -> Done:
         if step.folder != folder.key:

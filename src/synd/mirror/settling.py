@@ -185,11 +185,11 @@ class Settling:
             else:
                 self._staging.as_object(staged, self._objects, local.base_md5, local.base_size)
         # What others did to it was not followed while its bytes were here.
-        self._overlay.follow(entity, gone=not listed)
-        self._on_settled(local.parent, local.name)
-        now = self._locals.find(number)
-        if now is not None and (now.parent, now.name) != (local.parent, local.name):
-            self._on_settled(now.parent, now.name)
+        names = self._overlay.follow(entity, gone=not listed)
+        now = self._locals.find(number) or local
+        names += [(local.parent, local.name), (now.parent, now.name)]
+        for folder, name in dict.fromkeys(names):
+            self._on_settled(folder, name)
         return True
 
     def _is_over(self, local: Local) -> bool:

@@ -284,3 +284,4 @@ def test_emptied_file_follows_a_rename_once_its_new_name_is_free(world, remote):
     assert ({"P/n": "blocked"}, b"") == (world.states(), world.view()["P/n"])
     assert "P/a" not in world.view()
     assert b"ours" in world.server().values()
+    assert {(world.id_of("P"), name) for name in (b"a", b"n")} <= set(world.names)
