@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from synd.errors import Stale
+from synd.errors import NotFound, Stale
 from synd.ids import EntityId
 from synd.mirror.checkpoints import checkpoint
-from synd.mirror.plan import goes_with, passing_name, wanted_name
+from synd.mirror.plan import goes_with, passing_name, place_of, wanted_name
 from synd.mirror.steps import LONG_WAIT_S, Later, Tools
+from synd.model import Entity
 from synd.store.entities import TOP, file_name_of
-from synd.store.local import Local
+from synd.store.local import Local, Sending
 
 
 class Names:
@@ -51,6 +52,11 @@ class Names:
         overlay = self._tools.overlay
         at, leaving = parent, None
         for _ in range(64):
+            if at == row.entity:
+                if leaving is not None:
+                    await self._tools.hurry(leaving.id)
+                    raise Later(LONG_WAIT_S, leaving.id)
+                return
             local = overlay.locals.of_entity(at)
             known = overlay.entities.find(at)
             above = known.parent if known is not None else TOP
@@ -58,14 +64,37 @@ class Names:
                 above = EntityId(local.base_parent)
                 if self._tools.records.folder_of(local).entity != above:
                     leaving = local
-            if at == row.entity:
-                if leaving is not None:
-                    await self._tools.hurry(leaving.id)
-                    raise Later(LONG_WAIT_S, leaving.id)
-                return
             if above <= TOP:
                 return
             at = above
+
+    async def way_up(self, row: Local, parent: EntityId) -> list[Entity] | None:
+        """The folders of the service from the one just below a row's up to `parent`, the destination that lies in
+        it there; None when it does not. Raises Later when something of that way is to leave it.
+        """
+        tools = self._tools
+        way: list[Entity] = []
+        at, leaving = parent, None
+        for _ in range(64):
+            if at == row.entity:
+                if leaving is not None:
+                    await tools.hurry(leaving.id)
+                    raise Later(LONG_WAIT_S, leaving.id)
+                return way[::-1]
+            try:
+                there = await tools.remote.entity(at)
+            except NotFound:
+                return None
+            local = tools.overlay.locals.of_entity(at)
+            if local is not None and not local.gone and local.state == Sending.WAITING:
+                wanted = tools.records.folder_of(local).entity
+                if wanted not in (local.base_parent, place_of(there)):
+                    leaving = local
+            way.append(there)
+            at = place_of(there)
+            if at <= TOP:
+                return None
+        return None
 
     def _has_gone(self, occupant: Local) -> bool:
         """Whether it left its name meanwhile: in a ring, the other may have made way at the same moment."""

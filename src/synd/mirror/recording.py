@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from synd.errors import Forbidden, SyndError
@@ -379,6 +379,28 @@ class Records:
             return
         news.names.append((child.parent, child.name))
         news.changes += self._sides.let_go(tx, child)
+
+    def moved_back(
+        self, tx: sqlite3.Connection, row: Local, told: Entity, way: Sequence[Entity]
+    ) -> News:
+        """A move that cannot be, as its destination lies in the folder there: the place that the service has is
+        kept, and its name. `way`: what leads from the folder to its destination there, from the top.
+        """
+        news = News(conflicts=[self._sides.note(tx, row, Reason.RENAMED, "remote", theirs=told)])
+        for entity in (told, *way):
+            news.changes += self._entities.put(tx, entity)
+        known = self._entities.find_in(tx, told.id)
+        assert known is not None
+        parent, name = self._overlay.key_of(place_of(told)), known.file_name
+        other = self._locals.child(parent, name, tx)
+        if other is not None and other.id != row.id:
+            name = self._sides.copy_name(tx, parent, name)
+        self._locals.update(tx, row.id, parent=parent, name=name, **base_fields(told))
+        for folder in (row.parent, parent):
+            self._overlay.touched(folder)
+        news.names += [(row.parent, row.name), (parent, name)]
+        self.settle_state(tx, row.id, told)
+        return news
 
     # No result yet.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from sqlite3 import Connection
 
-from synd.errors import Exists, NotFound, Stale
+from synd.errors import Exists, NotFound, Stale, UsageError
 from synd.ids import EntityId
 from synd.mirror.checkpoints import checkpoint
 from synd.mirror.conflicts import News
@@ -418,6 +418,15 @@ class Sender:
         except NotFound:
             if step.parent is not None:
                 await self._tools.check_folder(step.parent)
+            return None
+        except UsageError:
+            if not row.is_folder or step.parent is None:
+                raise
+            way = await self._names.way_up(row, step.parent)
+            if way is None:
+                raise
+            # Somebody moved our destination into what is to go there.
+            await self._side(row, lambda tx, now: self._records.moved_back(tx, now, told, way))
             return None
         checkpoint("push.after-update")
         if made.file is None and not step.file and told.file is not None:

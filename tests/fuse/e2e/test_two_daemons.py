@@ -129,6 +129,35 @@ def pair(
         world.control.post(changes.RESUME)
 
 
+class TestCrossing:
+    def test_folders_when_each_is_moved_into_the_other_stay_where_the_first_put_them(
+        self, pair: Pair
+    ) -> None:
+        """The second's move is given up and listed; nothing is lost, doubled or blocked."""
+        other = pair.server.folder(pair.project, "other")
+        pair.server.file(other, "c.txt", b"other\n")
+        for world in (pair.ann, pair.ben):
+            eventually(
+                lambda world=world: world.run("cat", pair.at(world, "other", "c.txt")).status == 0,
+                what="the other folder",
+            )
+        known = {c["id"] for c in pair.ben.control.get(changes.CONFLICTS, all=1)["conflicts"]}
+        pair.sh(pair.ann, "mv folder other/")
+        pair.sh(pair.ben, "echo of ben > folder/new.txt; mv other folder/")
+        pair.send(pair.ann)
+        pair.send(pair.ben)
+
+        assert {
+            "a.txt", "other", "other/c.txt", "other/folder", "other/folder/b.txt",
+            "other/folder/new.txt",
+        } == set(pair.held())  # fmt: skip
+        pair.agree()
+        found = pair.ben.control.get(changes.CONFLICTS, all=1)["conflicts"]
+        assert [("renamed", "remote")] == [
+            (c["reason"], c["kept"]) for c in found if c["id"] not in known
+        ]
+
+
 class TestOneName:
     def test_file_when_both_edit_it_keeps_both_versions(self, pair: Pair) -> None:
         """The second becomes a conflict copy; no version is overwritten unseen."""

@@ -310,6 +310,76 @@ def test_rename_to_a_name_that_was_taken_there_gets_another(make, remote):
     assert {} == world.states()
 
 
+CROSSED: dict[str, object] = {
+    "P": None, "P/a.txt": b"aa", "P/b.txt": b"bb", "P/d": None, "P/d/x": b"x", "P/d/y": b"y",
+    "P/d/e": None, "P/d/e/n": b"new",
+}  # fmt: skip
+
+
+class TestCrossingMoves:
+    """A folder moved into another here, and that one into it there: theirs stays, ours is given up."""
+
+    @pytest.mark.parametrize("mode", Mode)
+    @pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen before"])
+    def test_move_into_what_was_moved_into_it_there_is_given_up(self, make, remote, mode, seen):
+        """Nothing is lost or there twice, whether or not the listing told of it before the move was sent."""
+        world = make(mode)
+        world.rename("P/d", "P/e/d")
+        world.write("P/e/n", b"new")
+        remote.move(world.id_of("P/e"), world.id_of("P/d"))
+        if seen:
+            world.list_all()
+        world.settle()
+
+        assert CROSSED == world.server()
+        world.list_all()
+        assert CROSSED == world.view()
+        assert [("renamed", "remote", False)] == told(world)
+        assert {} == world.states()
+
+    def test_move_with_another_name_across_several_folders_is_given_up(self, make, remote):
+        """Place and name are theirs; what lies between is known from then on."""
+        world = make()
+        world.rename("P/d", "P/e/other")
+        between = remote.folder(world.id_of("P/d"), "between")
+        remote.move(world.id_of("P/e"), between)
+        world.settle()
+        world.list_all()
+
+        assert {"P/d/between/e", "P/d/x"} <= set(world.server())
+        assert world.server() == world.view()
+        assert [("renamed", "remote", False)] == told(world)
+
+    def test_move_that_is_given_up_when_its_old_name_is_taken_here_gets_another(self, make, remote):
+        """Both folders that are here are there."""
+        world = make()
+        world.rename("P/d", "P/e/d")
+        world.mkdir("P/d")
+        world.write("P/d/z", b"z")
+        remote.move(world.id_of("P/e"), world.id_of("P/d"))
+        world.settle()
+        world.list_all()
+
+        assert world.server() == world.view()
+        assert {"P/d", "P/d/z"} <= set(world.server())
+        assert [b"x"] == [c for p, c in world.server().items() if p.endswith("/x")]
+        assert {} == world.states()
+
+    def test_move_waits_for_its_destination_when_that_is_to_go_elsewhere(self, make, remote):
+        """Then nothing needs to be given up."""
+        world = make()
+        world.mkdir("P/f")
+        world.rename("P/e", "P/f/e")
+        world.rename("P/d", "P/f/e/d")
+        remote.move(world.id_of("P/e"), world.id_of("P/d"))
+        world.settle()
+        world.list_all()
+
+        assert {"P/f/e/d/x": b"x"}.items() <= world.server().items()
+        assert world.server() == world.view()
+        assert {} == world.states()
+
+
 class TestResolve:
     @pytest.fixture
     def world(self, make, remote) -> World:
