@@ -192,6 +192,8 @@ class FakeServices:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
+        self.path_differs: dict[str, object] = {}
+        """What the status of a path has that is not as always."""
         self.edits = FakeEdits()
         self.work = FakeWork(self)
         self.ready = FakeReady()
@@ -271,6 +273,7 @@ class FakeServices:
             "checked_at": NOW,
             "settled": path not in self.unsent,
         }
+        found.update(self.path_differs)  # type: ignore[typeddict-item]  # tests know the fields
         if path in self.unsent:
             found["local"] = {
                 "change": next(c for c in self.edits.unsent if c["path"] == path),

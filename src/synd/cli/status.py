@@ -95,6 +95,17 @@ def _tell(s: Status) -> None:
     output.say("\n".join(lines))
 
 
+def _asked(s: PathStatus) -> str:
+    """How old what is known of the service is."""
+    if s["checked_at"]:
+        return f"asked the service {output.age_of(s['checked_at'])} ago"
+    if s["kind"] == "top" or (s["entity"] and "below" in s):
+        return "the service was not asked yet what is in it: `ls` asks"
+    if s["entity"]:
+        return "the service was not asked yet about its folder: `ls` of that asks"
+    return "made here: the service does not have it"
+
+
 def _tell_path(s: PathStatus) -> None:
     version = f" version {s['version']}" if s["version"] is not None else ""
     base = f", edited from version {s['base_version']}" if s["base_version"] is not None else ""
@@ -106,7 +117,7 @@ def _tell_path(s: PathStatus) -> None:
     if s["size"] is not None:
         here, size = output.size(s["cached_bytes"]), output.size(s["size"])
         output.say(f"  {here} of {size} here, md5 {s['md5'] or '?'}")
-    output.say(f"  asked the service {output.age_of(s['checked_at'])} ago")
+    output.say(f"  {_asked(s)}")
     local = s.get("local")
     if local is not None:
         output.say(f"  {unsent.line(local['change'])}")

@@ -250,7 +250,7 @@ class PathStatus(TypedDict):
     pinned: bool
     md5: str | None
     checked_at: str | None
-    """When the service was last asked about it."""
+    """When the service was last asked about it: for what a folder holds, else for what its folder holds."""
     settled: bool
     """Nothing of it (or below it) waits for upload."""
     local: NotRequired[LocalState]

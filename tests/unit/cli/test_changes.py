@@ -60,6 +60,21 @@ class TestStatus:
 
         assert "unsent     1 change (10 B): 1 waiting" in synd("status", "/mnt/synapse/P").out
 
+    @pytest.mark.parametrize(
+        ("entity", "said"),
+        [
+            ("", "made here: the service does not have it"),
+            ("syn5", "the service was not asked yet about its folder: `ls` of that asks"),
+        ],
+    )
+    def test_status_of_a_path_that_was_never_asked_about_says_so(self, synd, daemon, entity, said):
+        """Not "never ago"."""
+        daemon.path_differs = {"entity": entity, "checked_at": None}
+        told = synd("status", A).out
+
+        assert f"  {said}" in told
+        assert "ago" not in told
+
 
 class TestWait:
     @pytest.mark.parametrize("state", ["blocked", "held"])
