@@ -327,11 +327,12 @@ class Edits:
         return self._conflict(self._conflicts.get(_number(id, "conflict")))
 
     async def resolve(self, id: str, keep: changes.Keep) -> changes.Conflict:
-        """Ends a conflict. A second time changes nothing. Raises NotFound."""
+        """Ends a conflict. A second time changes nothing. Raises NotFound; UsageError when it was settled
+        otherwise.
+        """
         number = _number(id, "conflict")
-        if not self._conflicts.get(number).resolved_ns:
-            await self._conflicts.resolve(number, keep)
-            self._wake()
+        await self._conflicts.resolve(number, keep)
+        self._wake()
         return self.conflict(id)
 
     def _conflict(self, row: ConflictRow) -> changes.Conflict:

@@ -93,7 +93,7 @@ def resolve(
 ) -> None:
     """Settle a conflict; the other side goes to the recovery area or stays an older version.
 
-    Example: `synd conflicts resolve 3 --keep local`.
+    What is settled already stays so (64). Example: `synd conflicts resolve 3 --keep local`.
     """
     from synd.control import changes
     from synd.control.connect import Control

@@ -301,13 +301,19 @@ class Conflicts:
     async def resolve(self, number: int, keep: str) -> ConflictRow:
         """Ends a conflict: `local` makes ours the entity's next version, `remote` removes our copy,
         `both` leaves both. One that is over stays as it is. Raises NotFound, also when ours is to be kept and
-        is gone, and what the service raises.
+        is gone, UsageError when it is over and something else was kept, and what the service raises.
         """
         if keep not in ("local", "remote", "both"):
             raise UsageError(f"{keep!r} is none of local, remote, both")
         conflict = self.get(number)
         if conflict.resolved_ns:
-            return conflict
+            if conflict.kept == keep:
+                return conflict
+            kept = {"local": "ours was kept", "remote": "theirs was kept"}
+            raise UsageError(
+                f"conflict {number} is settled already: {kept.get(conflict.kept, 'both were kept')}",
+                hint=f"nothing was changed; `synd conflicts show {number}` tells where both sides are",
+            )
         copy = None if conflict.copy is None else self._locals.find(conflict.copy)
         if copy is not None and copy.gone:
             copy = None

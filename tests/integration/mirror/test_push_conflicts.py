@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from synd.errors import Forbidden, NotFound
+from synd.errors import Forbidden, NotFound, UsageError
 from synd.mirror.plan import Mode
 from synd.testing import FakeRemote
 from tests.support.pushing import World
@@ -426,6 +426,22 @@ class TestResolve:
         self.resolve(world, "remote")
 
         assert b"theirs" == world.server()["P/a.txt"]
+
+    @pytest.mark.parametrize("keep", ["local", "remote"])
+    def test_resolve_when_settled_otherwise_is_a_usage_error_that_says_what_was_kept(
+        self, world, keep
+    ):
+        """The same once more is none, and either changes nothing."""
+        world.settle()
+        number = world.conflicts.list()[0].id
+        self.resolve(world, "both")
+        before = world.server()
+        with pytest.raises(UsageError, match="settled already: both were kept"):
+            world.run(world.conflicts.resolve(number, keep))
+        assert "both" == world.run(world.conflicts.resolve(number, "both")).kept
+        world.settle()
+
+        assert before == world.server()
 
     def test_resolve_both_leaves_both(self, world):
         """Nothing changes but that it is over."""

@@ -334,6 +334,8 @@ class TestConflicts:
 
         assert [] == desk.edits.conflicts(all=False)["conflicts"]
         assert desk.edits.conflict(one["id"])["resolved_at"]
+        with pytest.raises(UsageError, match="both were kept"):
+            desk.ask("resolve", one["id"], "local")
         assert "modified" == desk.edits.showing.state(copy)
         with pytest.raises(NotFound):
             desk.edits.conflict("99")
