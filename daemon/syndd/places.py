@@ -89,6 +89,8 @@ class Places:
         try:
             inside = Path(target).relative_to(self._mount)
         except ValueError as error:
+            if self._showing is not None:
+                raise self._showing.outside(target) from error
             raise NotFound(f"{target} is not in the mount at {self._mount}", path=target) from error
         at = Place()
         parts = [p for p in inside.parts if p != "/"]

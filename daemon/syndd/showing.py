@@ -393,8 +393,25 @@ class Showing:
         try:
             below = Path(path).relative_to(self.mount)
         except ValueError as error:
-            raise NotFound(f"{path} is not in the mount at {self.mount}", path=path) from error
+            raise self.outside(path) from error
         return tuple(p.encode(errors="surrogateescape") for p in below.parts)
+
+    def outside(self, path: str) -> NotFound:
+        """What is to be said of a path that is not in the mount: in a tracked folder, where else it is."""
+        for one in self._tracker.status():
+            folder = one.root.folder
+            if not Path(path).is_relative_to(folder):
+                continue
+            rest = Path(path).relative_to(folder).parts
+            top = self._way(self.overlay.key_of(one.root.entity), {})
+            where = "" if top is None else f"; in the mount it is {Path(self.shown(top), *rest)}"
+            what = f"in the tracked folder {folder}" if rest else "a tracked folder"
+            return NotFound(
+                f"{path} is {what}, not in the mount at {self.mount}",
+                hint=f"`synd tracked` tells how it is sent, `synd wait` waits for it{where}",
+                path=path,
+            )
+        return NotFound(f"{path} is not in the mount at {self.mount}", path=path)
 
     def shown(self, parts: Sequence[bytes]) -> str:
         return str(self.mount.joinpath(*(p.decode(errors="replace") for p in parts)))

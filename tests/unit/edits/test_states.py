@@ -166,6 +166,27 @@ class TestPaths:
         with pytest.raises(ReadOnly):
             desk.ask("annotate", path, {"k": ["v"]}, [])
 
+    @pytest.mark.parametrize(
+        ("rest", "said"), [("", "is a tracked folder"), ("/sub/f", "is in the tracked folder")]
+    )
+    def test_path_in_a_tracked_folder_is_not_found_and_says_where_it_is(
+        self, desk, answers, ids, tmp_path, rest, said
+    ):
+        """By every question: what tells of it, and its path in the mount."""
+        desk.parts.names("P/d")
+        desk.tracker.add(tmp_path / "t", EntityId(ids["P/d"]))
+        path = f"{tmp_path}/t{rest}"
+        for call in (
+            answers.status_of(path), answers.why(path), desk.edits.wait(path, 60.0),
+            desk.edits.difference(path),
+        ):  # fmt: skip
+            with pytest.raises(NotFound, match=said) as found:
+                desk.parts.run(call)
+            assert "`synd tracked`" in (found.value.hint or "")
+            assert (found.value.hint or "").endswith(desk.at("P/d") + rest)
+        with pytest.raises(NotFound, match="is not in the mount"):
+            desk.parts.run(answers.why(f"{tmp_path}/tt"))
+
     def test_path_through_a_link_leads_where_the_mount_leads(self, desk, answers, remote, ids):
         """Nobody who names a path in the mount knows which part of it is a link."""
         remote.link(ids["P"], "way", ids["P/d"])
