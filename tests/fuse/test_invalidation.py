@@ -123,3 +123,39 @@ def test_libfuse_follows_within_its_short_memory(mountpoint: Path) -> None:
             return mounts.run(["cat", mountpoint / "doc"], mountpoint=mountpoint).out == "brand new"
 
         mounts.eventually(seen, timeout_s=5, what="the new content")
+
+
+def test_listing_when_its_notice_comes_before_its_answer_then_is_read_again(
+    mountpoint: Path,
+) -> None:
+    """Names that were read before a change, and told after its notice, are not what the kernel keeps."""
+    with mounts.mounted(mountpoint, "MemoryTree", FILES) as server:
+        server.ask("hold")
+        with mounts.client("print(os.listdir(argv[0]))", mountpoint) as reader:
+            mounts.eventually(lambda: server.ask("holding"))
+            server.ask("add", path="fresh", text="here", entry=False)
+            server.ask("flush")
+            server.ask("release")
+            before = reader.line()
+        after = mounts.run(["ls", mountpoint], mountpoint=mountpoint).out.split()
+        reads = server.ask("calls")["readdir"]
+        again = mounts.run(["ls", mountpoint], mountpoint=mountpoint).out.split()
+        kept = server.ask("calls")["readdir"] == reads
+
+    assert before == "['doc', 'other']"
+    assert after == again == ["doc", "fresh", "other"]
+    assert kept
+
+
+def test_listing_when_all_is_distrusted_then_is_read_again(mountpoint: Path) -> None:
+    """A change that nobody was told of shows once the kernel is told to ask about everything."""
+    with mounts.mounted(mountpoint, "MemoryTree", FILES) as server:
+        before = mounts.run(["ls", mountpoint], mountpoint=mountpoint).out.split()
+        server.ask("add", path="fresh", text="here", notify=False)
+        believed = mounts.run(["ls", mountpoint], mountpoint=mountpoint).out.split()
+        server.ask("everything")
+        server.ask("flush")
+        after = mounts.run(["ls", mountpoint], mountpoint=mountpoint).out.split()
+
+    assert before == believed == ["doc", "other"]
+    assert after == ["doc", "fresh", "other"]

@@ -149,6 +149,8 @@ class MemoryTree(Tree):
         self._defer_s = defer_s
         self._attr_none = attr_none
         self._ttl_s = ttl_s
+        self._held, self._holding = threading.Event(), threading.Event()
+        self._held.set()
         for path, text in (files or {}).items():
             self.add(path, text.encode())
         for number in range(wide):
@@ -210,10 +212,12 @@ class MemoryTree(Tree):
             self.notices.entry(ROOT, path.encode(), gone=node)
             self.notices.node(ROOT, data=True)
 
-    def do_add(self, path: str, text: str, notify: bool = True) -> None:
+    def do_add(self, path: str, text: str, notify: bool = True, entry: bool = True) -> None:
+        """`entry`: whether the name is told as well, which waits for who lists its folder just now."""
         self.add(path, text.encode())
         if notify:
-            self.notices.entry(ROOT, path.encode())
+            if entry:
+                self.notices.entry(ROOT, path.encode())
             self.notices.node(ROOT, data=True)
 
     def do_touch(self, path: str, mtime_ns: int) -> None:
@@ -227,6 +231,19 @@ class MemoryTree(Tree):
 
     def do_calls(self) -> dict[str, int]:
         return dict(self.calls)
+
+    def do_everything(self) -> None:
+        self.notices.everything()
+
+    def do_hold(self) -> None:
+        """From now on a listing, once its names are read, waits for `release` before it is told."""
+        self._held.clear()
+
+    def do_holding(self) -> bool:
+        return self._holding.is_set()
+
+    def do_release(self) -> None:
+        self._held.set()
 
     # The operations.
 
@@ -259,6 +276,9 @@ class MemoryTree(Tree):
 
     def _listing(self, node: int, cookie: int, plus: bool) -> Iterator[DirEntry]:
         names = list(self._names[node].items())
+        if not self._held.is_set():
+            self._holding.set()
+            self._held.wait(30)
         for number, (name, child) in enumerate(names[cookie:], cookie + 1):
             known = self._attr[child]
             shown = known if plus and not self._attr_none else None

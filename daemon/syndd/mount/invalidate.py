@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Callable
 
 from synd.log import fields
 from syndd.mount import wire
@@ -29,10 +30,20 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EBUSY)
 class Invalidator:
     """Meets `ops.Notices`. Lock order: its condition is a leaf and is never held over a write."""
 
-    def __init__(self, fd: int, *, epochs: bool = False, bound: int = BOUND) -> None:
+    def __init__(
+        self,
+        fd: int,
+        *,
+        epochs: bool = False,
+        bound: int = BOUND,
+        doubt: Callable[[int | None], None] = lambda _: None,
+    ) -> None:
+        """`doubt` hears at once of each node whose pages or listing are out of date; None: all. INC_EPOCH leaves
+        listings as they are.
+        """
         self.epochs = epochs
         """The kernel understands INC_EPOCH. Settled before `start`."""
-        """The kernel understands INC_EPOCH. Settled before `start`."""
+        self._doubt = doubt
         self.sent = 0
         self.ignored = 0
         """Notices about what the kernel had not cached."""
@@ -56,6 +67,8 @@ class Invalidator:
         self._queue((parent, name, gone), data=False)
 
     def node(self, node: int, *, data: bool) -> None:
+        if data:
+            self._doubt(node)
         self._queue((node, None, None), data=data)
 
     def _queue(self, key: tuple[int, bytes | None, int | None], *, data: bool) -> None:
@@ -72,7 +85,8 @@ class Invalidator:
                 self._wake.notify()
 
     def everything(self) -> None:
-        """All that the kernel knows may be out of date: it asks again. Older kernels are not told."""
+        """All that the kernel knows may be out of date: it asks again. Older kernels are not told of names."""
+        self._doubt(None)
         with self._wake:
             self._distrust_all = self.epochs
             if not self._busy:

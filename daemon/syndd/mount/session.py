@@ -224,7 +224,7 @@ class MountSession:
                 options.runtime / HANDLES, connection, close_backing=transport.backings.close
             )
             transport.use(handles)
-            notices = Invalidator(fd)
+            notices = Invalidator(fd, doubt=transport.doubt)
             session = cls(
                 options,
                 transport,
@@ -338,7 +338,7 @@ class MountSession:
         transport.use(handles)
         if probe := transport.backings.probe():
             handles.close_leaked(probe)
-        notices = Invalidator(fd, epochs=agreed.minor >= _EPOCHS_SINCE)
+        notices = Invalidator(fd, epochs=agreed.minor >= _EPOCHS_SINCE, doubt=transport.doubt)
         session = cls(
             options,
             transport,

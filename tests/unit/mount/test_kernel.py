@@ -238,6 +238,56 @@ def test_listing_is_cut_at_the_buffer_and_goes_on(kernel: FakeKernel, plus: bool
     assert found == [b".", b"..", *names]
 
 
+def opened(kernel: FakeKernel, node: int = 7) -> tuple[int, bool]:
+    """The handle of a folder that is opened, and whether the kernel may go on with what it has of it."""
+    error, body = kernel.ask(Op.OPENDIR, bytes(8), node=node)
+    handle, flags = wire.OPEN_REPLY.unpack(bytes(wire.OUT) + body)[3:5]
+    assert (error, flags & wire.FOPEN_CACHE_DIR) == (0, wire.FOPEN_CACHE_DIR)
+    return handle, bool(flags & wire.FOPEN_KEEP_CACHE)
+
+
+def test_listing_when_its_folder_changed_then_is_kept_from_the_next_opening_on(
+    kernel: FakeKernel,
+) -> None:
+    """The first opening since a change (of it, or of anything) drops what was kept; another folder's does not."""
+    first = [opened(kernel)[1] for _ in range(3)]
+    kernel.transport.doubt(8)
+    other = opened(kernel)[1]
+    kernel.transport.doubt(7)
+    changed = [opened(kernel)[1] for _ in range(2)]
+    kernel.transport.doubt(None)
+    doubted = [opened(kernel)[1] for _ in range(2)]
+
+    assert (first, other) == ([False, True, True], True)
+    assert changed == doubted == [False, True]
+
+
+def test_listing_when_a_reader_from_before_the_change_ends_then_is_dropped(
+    kernel: FakeKernel,
+) -> None:
+    """It may have put what it was told into what the kernel keeps, after that was dropped."""
+    early, _ = opened(kernel)
+    kernel.transport.doubt(7)
+    late, _ = opened(kernel)
+    during = opened(kernel)[1]
+    for handle in (late, early):
+        kernel.ask(Op.RELEASEDIR, wire.RELEASE_IN.pack(handle) + bytes(16), node=7)
+    after = [opened(kernel)[1] for _ in range(2)]
+
+    assert during
+    assert after == [False, True]
+
+
+def test_listing_when_the_kernel_forgets_its_folder_then_nothing_is_known_of_it(
+    kernel: FakeKernel,
+) -> None:
+    """What is noted about folders does not grow beyond those that the kernel knows."""
+    opened(kernel)
+    kernel.send(Op.FORGET, wire.FORGET_IN.pack(1), node=7)
+
+    assert not opened(kernel)[1]
+
+
 def test_forgets_are_passed_on(kernel: FakeKernel) -> None:
     """One or many, with their counts, and without an answer."""
     kernel.send(Op.FORGET, wire.FORGET_IN.pack(3), node=5)

@@ -1,6 +1,11 @@
 # handlers of one table have one signature
 # ruff: noqa: ARG002  # handlers of one table have one signature
-"""Requests about open folders: listings, with and without attributes."""
+"""Requests about open folders: listings, with and without attributes.
+
+The kernel keeps what it read of a folder until a notice drops it. A notice that overtakes an answer on its way,
+or comes between the reading of the names and their answer, drops nothing, and the old listing would be kept from
+then on. So a folder that changed is opened anew without FOPEN_KEEP_CACHE, which drops what was kept till then.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +34,8 @@ class Folders:
         # Folder handles live no longer than the daemon. Starting at the clock keeps them apart from
         # those of an earlier daemon, whose readers go on with a handle that is not known here.
         self._next = time.time_ns()
+        self._kept: dict[int, int] = {}
+        """Folder → the first handle that opened it since it last changed: its listing may be kept. Any thread."""
 
     def handlers(self) -> dict[int, Handler]:
         return {
@@ -42,17 +49,30 @@ class Folders:
     def close(self) -> None:
         self._folders.clear()
 
-    def _opendir(self, request: bytearray, unique: int, node: int, opcode: int) -> None:
-        self._requests.answer(self._fs.opendir(node), unique, opcode, node, self._opened)
+    def doubt(self, node: int | None) -> None:
+        """What the kernel keeps of a folder's listing is out of date; None: of all. Any thread."""
+        if node is None:
+            self._kept.clear()
+        else:
+            self._kept.pop(node, None)
 
-    def _opened(self, unique: int, _: None) -> None:
+    def _opendir(self, request: bytearray, unique: int, node: int, opcode: int) -> None:
+        opened = partial(self._opened, node)
+        self._requests.answer(self._fs.opendir(node), unique, opcode, node, opened)
+
+    def _opened(self, node: int, unique: int, _: None) -> None:
         handle = self._next = self._next + 1
-        flags = wire.FOPEN_KEEP_CACHE | wire.FOPEN_CACHE_DIR
+        flags = wire.FOPEN_CACHE_DIR
+        if self._kept.setdefault(node, handle) != handle:
+            flags |= wire.FOPEN_KEEP_CACHE
         self._requests.send(unique, replies.opened(unique, handle, flags, 0))
 
     def _releasedir(self, request: bytearray, unique: int, node: int, opcode: int) -> None:
         (handle,) = wire.RELEASE_IN.unpack_from(request, wire.BODY)
         self._folders.pop(handle, None)
+        if handle < self._kept.get(node, 0):
+            # Opened before the change, it may have filled what the kernel keeps after that was dropped.
+            self._kept.pop(node, None)
         self._requests.done(unique)
 
     def _fsyncdir(self, request: bytearray, unique: int, node: int, opcode: int) -> None:

@@ -124,7 +124,7 @@ class KernelTransport:
         if negotiated is not None and not negotiated.passthrough and passthrough:
             self.backings.off = TOO_OLD
         named: dict[int, Handler] = {
-            **Names(self._requests, fs, uid=uid, gid=gid).handlers(),
+            **Names(self._requests, fs, uid=uid, gid=gid, forgotten=self.doubt).handlers(),
             **Xattrs(self._requests, fs, self._extended).handlers(),
             **Changes(self._requests, fs, uid=uid, gid=gid).handlers(),
             **self._folders.handlers(),
@@ -174,6 +174,10 @@ class KernelTransport:
                 table[opcode](buffer, unique, node, opcode)
             except Exception as error:  # noqa: BLE001  # the edge of one request
                 self._requests.fail(unique, error, opcode, node)
+
+    def doubt(self, node: int | None) -> None:
+        """The kernel may keep a listing of this folder that is out of date; None: of any. Any thread."""
+        self._folders.doubt(node)
 
     def resend(self) -> None:
         """Asks the kernel for every request that an earlier daemon left without an answer."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 
 from synd.log import fields
 from syndd.mount import wire
@@ -20,9 +21,19 @@ log = logging.getLogger(__name__)
 class Names:
     """Answers by asking the filesystem, and changes nothing."""
 
-    def __init__(self, requests: Requests, fs: Filesystem, *, uid: int, gid: int) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        fs: Filesystem,
+        *,
+        uid: int,
+        gid: int,
+        forgotten: Callable[[int], None],
+    ) -> None:
+        """`forgotten` hears of nodes of which the kernel keeps less, or nothing."""
         self._requests = requests
         self._fs = fs
+        self._forgotten = forgotten
         self._uid = uid
         self._gid = gid
 
@@ -68,6 +79,7 @@ class Names:
                 self._forget_one(forgotten, lookups)
 
     def _forget_one(self, node: int, lookups: int) -> None:
+        self._forgotten(node)
         # Nobody waits for an answer, so there is nobody to tell.
         try:
             self._fs.forget(node, lookups)
