@@ -752,9 +752,12 @@ class Overlay:
         if not source.is_folder:
             return
         at = parent
-        while at > 0:
+        # Folders may lie in each other for a while: moved so by others, before our own move is sent.
+        passed: set[int] = set()
+        while at > 0 and at not in passed:
             if at == source.key:
                 raise UsageError("a folder cannot be moved into itself")
+            passed.add(at)
             seen = self.seen(at)
             if seen is None:
                 return

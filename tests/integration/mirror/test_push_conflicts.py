@@ -365,6 +365,27 @@ class TestCrossingMoves:
         assert [b"x"] == [c for p, c in world.server().items() if p.endswith("/x")]
         assert {} == world.states()
 
+    @pytest.mark.timeout(20)
+    def test_folders_that_lie_in_each_other_for_a_while_can_be_worked_in(self, make, remote):
+        """Told of their move while ours is unsent, as during a pause: whoever is in there goes on."""
+        world = make()
+        inner, other = world.mkdir("P/d/inner"), world.mkdir("P/d/other")
+        world.settle()
+        world.rename("P/d", "P/e/d")
+        remote.move(world.id_of("P/e"), world.id_of("P/d"))
+        world.list_all()
+        seen = world.overlay.seen(inner.id) or world.overlay.seen(world.id_of("P/d/inner"))
+        into = world.overlay.seen(other.id) or world.overlay.seen(world.id_of("P/d/other"))
+        assert seen is not None
+        assert into is not None
+        world.overlay.rename(seen, into.key, b"inner")
+        world.settle()
+        world.list_all()
+
+        assert {"P/d/e", "P/d/other/inner"} <= set(world.server())
+        assert world.server() == world.view()
+        assert {} == world.states()
+
     def test_move_waits_for_its_destination_when_that_is_to_go_elsewhere(self, make, remote):
         """Then nothing needs to be given up."""
         world = make()
