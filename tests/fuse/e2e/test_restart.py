@@ -143,8 +143,9 @@ class TestStartedAgain:
         world = make(server, projects=[project])
         path = world.at("Left behind", "a.txt")
         assert world.text("cat", path) == "a\n"
-        holder = world.holder_pid()
-        os.kill(holder, signal.SIGKILL)
+        # It would have a new holder at once.
+        os.kill(world.daemon_pid(), signal.SIGSTOP)
+        os.kill(world.holder_pid(), signal.SIGKILL)
         world.kill_daemon()
         told = world.up()
 
