@@ -31,6 +31,7 @@ def all_routes() -> list[Callable[[Router], None]]:
         schemas,
         start,
         storage,
+        submissions,
         tables,
         tokens,
         trash,
@@ -41,6 +42,6 @@ def all_routes() -> list[Callable[[Router], None]]:
     resources = (
         start, users, tokens, entities, bundles, children, annotations, access, projects, trash,
         filehandles, multipart, storage, activities, asyncjobs, columns, tables, wikis, schemas,
-        curation, grids, evaluations, admin,
+        curation, grids, evaluations, submissions, admin,
     )  # fmt: skip
     return [resource.add for resource in resources]
