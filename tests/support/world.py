@@ -385,6 +385,11 @@ class Asked:
         )
 
 
+UNHURRIED: dict[str, object] = {"poll_per_minute": 100_000}
+"""Settings of every daemon that says nothing else: in a daemon that many tests share, the folders of the
+tests before are polled too, and within the usual budget a change elsewhere is heard of after minutes."""
+
+
 class World:
     """A daemon of its own, started by `synd up`, over a registry that may be shared."""
 
@@ -413,7 +418,7 @@ class World:
             "SYND_ENDPOINT": remote.url,
             "SYNAPSE_AUTH_TOKEN": token or remote.token,
         }
-        for name, value in settings.items():
+        for name, value in (UNHURRIED | settings).items():
             self.env[f"SYND_{name.upper()}"] = str(value)
         self.folders = folders(self.env)
         self._readers: list[Program] = []

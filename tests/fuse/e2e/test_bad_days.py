@@ -86,7 +86,6 @@ def calm(ground: Path, shared_server: Remote) -> Iterator[World]:
         shared_server,
         projects=[shared_server.project("Calm")],
         freshness_s=1,
-        poll_per_minute=600,
         verify_hold_s=20,
     )
     try:

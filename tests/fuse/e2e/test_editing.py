@@ -104,7 +104,7 @@ class TestPlaces:
         script = """
             stat -c %F . "$2"; exec 3< "$3"
             for i in $(seq 100); do test -e "$1" && break; sleep 0.2; done
-            sleep 1.5; stat "$2" "$3" > /dev/null
+            test -e "$1"; sleep 1.5; stat "$2" "$3" > /dev/null
             cat <&3; cat folder/a.txt; echo second > folder/a.txt; cat folder/a.txt"""
         entered, by_id = writable.at(name), writable.at("@id")
         said = sh(

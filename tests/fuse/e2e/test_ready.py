@@ -36,7 +36,7 @@ def world(
             pytest.skip(f"{program} is not installed")
     one = World(
         ground / f"ready-{request.param}", shared_server, projects=[project],
-        transport=request.param, requests_per_minute=0, freshness_s=1, poll_per_minute=6000, upload_delay_s=0.1,
+        transport=request.param, requests_per_minute=0, freshness_s=1, upload_delay_s=0.1,
     )  # fmt: skip
     try:
         one.up()

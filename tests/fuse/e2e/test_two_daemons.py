@@ -93,7 +93,7 @@ def two(
         World(
             ground / f"{name}-{request.param}", shared_server, transport=request.param,
             upload_delay_s=0.1, delete_delay_s=0.1, freshness_s=1, request_concurrency=16,
-            requests_per_minute=0, poll_per_minute=100_000, delete_hold_count=100_000, delete_hold_percent=100,
+            requests_per_minute=0, delete_hold_count=100_000, delete_hold_percent=100,
         )
         for name in ("ann", "ben")
     ]  # fmt: skip

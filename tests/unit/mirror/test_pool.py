@@ -164,11 +164,14 @@ class TestLane:
         """And never more."""
         lane = Lane(3)
         now = most = done = 0
+        submitted = threading.Event()
 
         async def run() -> None:
             nonlocal now, most, done
             now += 1
             most = max(most, now)
+            # The first ones hold their places until all others want one.
+            await asyncio.to_thread(submitted.wait, 20)
             for _ in range(5):
                 await asyncio.sleep(0)
             now -= 1
@@ -176,6 +179,8 @@ class TestLane:
 
         for _ in range(12):
             lane.submit(Errand(run, Urgency.BACKGROUND))
+        eventually(lambda: now == 3)
+        submitted.set()
         eventually(lambda: done == 12)
 
         assert 3 == most
