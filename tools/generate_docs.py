@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 import typer
 
 from synd import config, errors
-from synd.cli.main import app
+from synd.cli.main import program
 from synd.jobs.failures import Failure
 from synd.processors.base import Tools
 from synd.processors.select import formats_table
@@ -159,7 +159,7 @@ class Command:
 
 def commands() -> list[Command]:
     """All commands, in the order of `synd --help`."""
-    return list(_walk(typer.main.get_command(app), "synd"))
+    return list(_walk(typer.main.get_command(program()), "synd"))
 
 
 def _walk(command: Any, path: str) -> Iterator[Command]:

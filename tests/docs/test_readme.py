@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from synd.cli.main import app
+from synd.cli.main import program
 from tests.support.source import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -40,7 +40,7 @@ def test_page_always_links_to_what_exists(page):
 
 def test_readme_always_names_commands_that_exist():
     """Every `synd …` in it is a command, with options it has."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(program())
     lines = re.findall(r"(?:^\$? ?|`|&& |\b)(synd [a-z][^`\n&|#>]*)", README, re.MULTILINE)
     checked = 0
     for line in lines:

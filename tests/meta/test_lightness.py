@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from synd.cli import main
+
 HEAVY = [
     "httpx",
     "fastapi",
@@ -32,6 +34,14 @@ def loaded(code: str) -> set[str]:
 def test_cli_always_leaves_heavy_packages_to_the_command_that_needs_them():
     """`synd --help` and `synd status` load no HTTP library, no framework, no database."""
     assert not loaded("import synd.cli.main") & {*HEAVY, *FUSE}
+
+
+def test_command_always_leaves_the_others_unread():
+    """They would be a third of the start of `synd status`."""
+    found = loaded("from synd.cli import main\nmain.run(['status', '--help'])")
+
+    assert "synd.cli.status" in found
+    assert not found & {f"synd.cli.{module}" for module in main.COMMANDS if module != "status"}
 
 
 def test_package_always_loads_nothing_by_itself():

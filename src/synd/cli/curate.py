@@ -31,6 +31,10 @@ Instructions = Annotated[
 ]
 
 
+def register(top: typer.Typer) -> None:
+    top.add_typer(app, name="curate", rich_help_panel="Curation")
+
+
 @app.command(name="list")
 def list_(project: Project, as_json: Json = False) -> None:
     """Show the curation tasks of a project."""
@@ -194,8 +198,8 @@ def schemas(
     )
 
 
-@app.command()
-def register(
+@app.command("register")
+def register_file(
     schema: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON schema with its `$id`.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only see whether it could be registered.")

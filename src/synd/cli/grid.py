@@ -23,6 +23,10 @@ app = typer.Typer(
 )
 
 
+def register(top: typer.Typer) -> None:
+    top.add_typer(app, name="grid", rich_help_panel="Curation")
+
+
 @app.command()
 def create(
     record_set: Annotated[

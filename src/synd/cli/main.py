@@ -11,55 +11,48 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer._completion_classes import completion_init
 
-from synd.cli import (
-    cache,
-    completion,
-    config,
-    conflicts,
-    curate,
-    demo,
-    diff,
-    doctor,
-    down,
-    events,
-    grid,
-    info,
-    jobs,
-    login,
-    ls,
-    notes,
-    output,
-    prefetch,
-    prepare,
-    sending,
-    status,
-    track,
-    undo,
-    up,
-    url,
-    wait,
-    why,
-)
-from synd.cli import registry as local_registry
+from synd.cli import output
 from synd.errors import CacheFull, Cancelled, ConfigError, NameTooLong, SyndError, UsageError
 
 EX_PIPE = 141
 """Our reader went away (128 + SIGPIPE), as in `synd ls | head -1`."""
 
-app = typer.Typer(
-    name="synd",
-    help="Synapse as a folder.",
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes follow sysexits.h: 0 done, 64 usage, 65 data, 66 not found, 69 not running or not "
-    "reachable, 75 try again later, 77 not allowed, 78 configuration.",
-)
+COMMANDS = {
+    "up": ("up",),
+    "down": ("down", "restart"),
+    "status": ("status",),
+    "ls": ("ls",),
+    "info": ("info",),
+    "why": ("why",),
+    "events": ("events",),
+    "wait": ("wait",),
+    "diff": ("diff",),
+    "undo": ("discard", "restore"),
+    "sending": ("upload-now", "pause", "resume", "approve"),
+    "notes": ("comment", "annotate"),
+    "conflicts": ("conflicts",),
+    "track": ("track", "untrack", "tracked"),
+    "prefetch": ("prefetch",),
+    "prepare": ("prepare", "formats"),
+    "url": ("url",),
+    "cache": ("cache",),
+    "jobs": ("jobs", "job", "cancel", "retry", "logs"),
+    "login": ("login", "logout", "whoami"),
+    "config": ("config",),
+    "grid": ("grid",),
+    "curate": ("curate",),
+    "registry": ("registry",),
+    "demo": ("demo",),
+    "doctor": ("doctor",),
+    "completion": ("completion",),
+}
+"""Module beside this one → its commands; the help page shows them in this order, groups last."""
 
 
 def _version(wanted: bool) -> None:
@@ -70,7 +63,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _top(
     version: Annotated[
         bool,
@@ -80,19 +72,23 @@ def _top(
     """Synapse (synapse.org) as a folder."""
 
 
-for module in (
-    *(up, down, status),
-    *(ls, info, why, events),
-    *(wait, diff, undo, sending, notes, conflicts, track),
-    *(prefetch, prepare, url, cache, jobs, login, config),
-):
-    module.register(app)
-app.add_typer(grid.app, name="grid", rich_help_panel="Curation")
-app.add_typer(curate.app, name="curate", rich_help_panel="Curation")
-app.add_typer(local_registry.app, name="registry", rich_help_panel="Local registry")
-demo.register(app)
-doctor.register(app)
-completion.register(app)
+def program(command: str | None = None) -> typer.Typer:
+    """All commands; of a known `command` only the module it is in, for importing all takes a third of a start."""
+    app = typer.Typer(
+        name="synd",
+        help="Synapse as a folder.",
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="Exit codes follow sysexits.h: 0 done, 64 usage, 65 data, 66 not found, 69 not running or not "
+        "reachable, 75 try again later, 77 not allowed, 78 configuration.",
+    )
+    app.callback()(_top)
+    owner = [module for module, commands in COMMANDS.items() if command in commands]
+    for module in owner or COMMANDS:
+        import_module(f"synd.cli.{module}").register(app)
+    return app
+
 
 _CLICK_ERROR: type[Exception] = next(
     c
@@ -112,9 +108,11 @@ def run(argv: list[str]) -> int:
     as_json = "--json" in argv[: argv.index("--") if "--" in argv else None]
     _open_standard_streams()
     try:
-        if "_SYND_COMPLETE" in os.environ:
+        completing = "_SYND_COMPLETE" in os.environ
+        if completing:
             # What `add_completion` would do, without its two options on every help page.
             completion_init()
+        app = program(argv[0] if argv and not completing else None)
         code = typer.main.get_command(app).main(argv, prog_name="synd", standalone_mode=False)
         output.flush()
     except SyndError as error:

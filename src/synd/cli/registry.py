@@ -19,6 +19,10 @@ Data = Annotated[Path, typer.Option("--data", help="The registry's folder: datab
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON instead of text.")]
 
 
+def register(top: typer.Typer) -> None:
+    top.add_typer(app, name="registry", rich_help_panel="Local registry")
+
+
 @app.command()
 def serve(
     data: Data,

@@ -11,6 +11,22 @@ from synd.cli import main, status
 from synd.errors import NotFound
 
 
+class TestCommands:
+    @pytest.mark.parametrize("module", main.COMMANDS)
+    def test_command_when_named_comes_without_the_other_modules(self, module):
+        """And the table of modules says what each of them holds."""
+        for name in main.COMMANDS[module]:
+            group = main.typer.main.get_command(main.program(name))
+            assert set(main.COMMANDS[module]) == set(group.commands)
+
+    def test_commands_when_none_is_known_are_all(self):
+        """Help, completion and a mistyped name need them."""
+        everything = {name for names in main.COMMANDS.values() for name in names}
+        for command in (None, "--help", "nonsense"):
+            group = main.typer.main.get_command(main.program(command))
+            assert everything == set(group.commands)
+
+
 class TestUsage:
     @pytest.mark.parametrize(
         "argv",
