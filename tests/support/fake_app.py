@@ -73,6 +73,10 @@ class FakeWork:
         self.known[id] = {**self.get(id), "state": "cancelled"}
         return self.known[id]
 
+    async def cancel_all(self, kinds: Sequence[str]) -> Sequence[contract.Job]:
+        active = [job["id"] for job in self.list(all=False, kinds=kinds)]
+        return [await self.cancel(id) for id in active]
+
     async def retry(self, id: str) -> contract.Job:
         self.known[id] = {**self.get(id), "state": "running"}
         return self.known[id]

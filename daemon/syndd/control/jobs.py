@@ -51,6 +51,12 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
         """Begins them again."""
         return answer(await services.work.pause(kinds or (), paused=False))
 
+    @routes.post(contract.JOBS_CANCEL, **shape(contract.Jobs))
+    async def cancel_all(kinds: Kinds = None) -> JSONResponse:
+        """Ends all that waits or runs, of these kinds or of any; the answer says how they ended."""
+        ended = list(await services.work.cancel_all(kinds or ()))
+        return await asyncio.to_thread(answer, {"jobs": ended, **services.work.state()})
+
     @routes.post(contract.JOBS_CLEAN, **shape(contract.QueueState))
     async def clean() -> JSONResponse:
         """Forgets ended jobs and their logs."""

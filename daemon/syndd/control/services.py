@@ -87,6 +87,10 @@ class JobServices(Protocol):
         """Answers when it has ended. Raises NotFound."""
         ...
 
+    async def cancel_all(self, kinds: Sequence[str]) -> Sequence[contract.Job]:
+        """Answers when all that waited or ran has ended, of these kinds or of any. Raises NotFound."""
+        ...
+
     async def retry(self, id: str) -> contract.Job:
         """The new attempt. Raises NotFound, Busy."""
         ...

@@ -152,6 +152,22 @@ class Dispatcher:
         await asyncio.wait({run.task}, timeout=CANCEL_S)
         return self._queue.get(found.id)
 
+    async def cancel_all(self, kinds: Collection[str] = ()) -> list[Job]:
+        """Ends all that waits and runs, of these kinds or of any, and says how. What is asked for meanwhile
+        stays. Raises NotFound for a kind that is not there.
+        """
+        self.check(kinds)
+        until_ns = self._clock.now_ns()
+        ended: list[Job] = []
+        # What waits first: it would begin in the place of what ends.
+        while some := await self._write(
+            lambda: self._queue.cancel_waiting(kinds, until_ns=until_ns)
+        ):
+            ended += some
+        running = self._queue.all((JobState.RUNNING,), kinds=kinds or None)
+        ended += await asyncio.gather(*(self.cancel(job.id) for job in running))
+        return ended
+
     async def retry(self, job: str) -> Job:
         """A new attempt at what failed or was cancelled. Raises NotFound, Busy, Draining."""
         if self._draining:

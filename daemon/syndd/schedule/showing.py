@@ -68,6 +68,10 @@ class JobShowing:
     async def cancel(self, id: str) -> contract.Job:
         return as_contract(await self._dispatcher.cancel(id))
 
+    async def cancel_all(self, kinds: Sequence[str]) -> Sequence[contract.Job]:
+        ended = await self._dispatcher.cancel_all(kinds)
+        return await asyncio.to_thread(lambda: [as_contract(job) for job in ended])
+
     async def retry(self, id: str) -> contract.Job:
         return as_contract(await self._dispatcher.retry(id))
 

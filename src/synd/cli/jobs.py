@@ -55,6 +55,8 @@ Paused = Annotated[
 ]
 
 POLL_S = 0.2
+CANCEL_S = 120.0
+"""Longest wait for the end of all jobs."""
 SHOWN = 100
 
 
@@ -216,19 +218,24 @@ def _each(
     control = Control.here()
     done: list[Job] = []
     errors: list[SyndError] = []
-    for id in ids or _meant(control, action, kind):
-        try:
-            done.append(control.job(id, action))
-        except SyndError as error:
-            errors.append(error)
+    if everything and action == "cancel":
+        done = _cancelled(control, kind)
+    else:
+        for id in ids or _failed(control, kind):
+            try:
+                done.append(control.job(id, action))
+            except SyndError as error:
+                errors.append(error)
     for other in errors[1:]:
         output.remark(f"synd: {other}")
     if errors:
         raise errors[0]
 
     def tell() -> None:
-        for one in done:
+        for one in done[:SHOWN]:
             _tell(one)
+        if len(done) > SHOWN:
+            output.say(f"… and {len(done) - SHOWN} more: `synd jobs --all` lists them")
         if not done:
             output.say(f"there is nothing to {action}")
 
@@ -236,13 +243,19 @@ def _each(
     output.emit({**one, "jobs": done}, as_json=as_json, human=tell)
 
 
-def _meant(control: Control, action: str, kind: Sequence[str] | None) -> list[str]:
-    found = _listed(control, kind, everything=action == "retry")
-    return [
-        j["id"]
-        for j in found["jobs"]
-        if action == "cancel" or (j["state"] == "failed" and not j.get("superseded_by"))
-    ]
+def _cancelled(control: Control, kinds: Sequence[str] | None) -> list[Job]:
+    """All of these kinds, ended in one request: one by one, others would begin meanwhile."""
+    from synd.control import contract
+
+    found: Jobs = control.post(
+        contract.JOBS_CANCEL, {"kinds": list(kinds or ())}, timeout_s=CANCEL_S
+    )
+    return found["jobs"]
+
+
+def _failed(control: Control, kinds: Sequence[str] | None) -> list[str]:
+    found = _listed(control, kinds, everything=True)
+    return [j["id"] for j in found["jobs"] if j["state"] == "failed" and not j.get("superseded_by")]
 
 
 def _listed(

@@ -262,6 +262,15 @@ class TestJobs:
         assert len(api.control.get(contract.JOBS, all=1)["jobs"]) == 1
         assert api.control.job(made["id"], "retry")["state"] == "running"
 
+    def test_jobs_when_all_are_to_end_are_told(self, api):
+        """In one request; with a kind only those of it."""
+        made = api.control.post(contract.PREFETCH, {"targets": ["syn5"]})
+
+        assert [] == api.control.post(contract.JOBS_CANCEL, {"kinds": ["verify"]})["jobs"]
+        ended = api.control.post(contract.JOBS_CANCEL)
+        TypeAdapter(contract.Jobs).validate_python(ended)
+        assert [(made["id"], "cancelled")] == [(j["id"], j["state"]) for j in ended["jobs"]]
+
     def test_jobs_when_followed_arrive_as_they_change(self, api):
         """Server-sent events: what is active, then each change; a log until its job has ended."""
         made = api.control.post(contract.PREFETCH, {"targets": ["syn5"]})

@@ -123,6 +123,14 @@ class TestJobs:
         assert synd("job", job).code == 0
         assert synd("job", "none").code == 66
 
+    def test_jobs_when_all_are_cancelled_are_told(self, synd, daemon):
+        """Then there is nothing left to cancel."""
+        jobs = [synd("prefetch", "-b", f"syn{n}", "--json").json["job"]["id"] for n in (5, 6)]
+
+        said = synd("cancel", "--all", "--kind", "prefetch", "--json").json
+        assert {(id, "cancelled") for id in jobs} == {(j["id"], j["state"]) for j in said["jobs"]}
+        assert "nothing to cancel" in synd("cancel", "--all").out
+
     def test_prefetch_when_the_job_fails_has_its_code(self, synd, daemon):
         """The job's own error is the command's."""
 

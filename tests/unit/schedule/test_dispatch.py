@@ -326,6 +326,29 @@ class TestEnds:
 
         play(scenario)
 
+    def test_cancel_of_all_begins_nothing_in_the_place_of_what_ends(self, play):
+        """What waits ends first; other kinds go on; a kind that is not there is refused."""
+
+        async def scenario(b: Bench) -> None:
+            b.register(limit=2)
+            b.register("verify", limit=1)
+            jobs = [b.claim(f"{n}") for n in range(1200)]
+            after = b.claim("after", after=[jobs[-1].id])
+            other = b.claim("v", "verify")
+            async with b.running():
+                await b.come(lambda: len(b.begun) == 3)
+                ended = await b.dispatcher.cancel_all(["preprocess"])
+                assert {j.id for j in (*jobs, after)} == {j.id for j in ended}
+                assert {(S.CANCELLED, F.CANCELLED)} == {(j.state, j.failure) for j in ended}
+                assert {"0", "1", "v"} == set(b.begun)
+                assert S.RUNNING is b.state(other)
+                with pytest.raises(NotFound, match="verifi"):
+                    await b.dispatcher.cancel_all(["verifi"])
+                assert [other.id] == [j.id for j in await b.dispatcher.cancel_all()]
+                assert [] == await b.dispatcher.cancel_all()
+
+        play(scenario)
+
     def test_cancel_that_another_wrote_into_the_row_is_seen_at_the_next_beat(self, play):
         """Who runs it ends it."""
 
