@@ -28,7 +28,8 @@ SIZE = (2 << 30) if CYCLES > 20 else (64 << 20)
 ROOM = 5 * SIZE
 """The file, what the daemon staged of it, its parts and what they make up, and some air."""
 PARTS = -(-SIZE // part_size(SIZE))
-HELD_UP_S = 1.0 + SIZE / (512 << 20)
+HELD_UP_S = 600.0
+"""Until the daemon is dead, however slow the machine."""
 PATIENCE_S = 30 + SIZE / (4 << 20)
 _PART = re.compile(r"/part/([0-9]+)/([0-9]+)")
 
@@ -112,12 +113,13 @@ class Sending:
     def asked_to_complete(self) -> bool:
         return self.server.asked().count("/complete") > 0
 
-    def await_storage(self, before: int) -> None:
-        """Waits until storage has done with all that the one fault in force has seen."""
+    def release_storage(self, before: int) -> None:
+        """Storage goes on with what the one fault in force held up; waits until it has done with all of that."""
         (rule,) = self.server.rest("GET", "/admin/faults")["faults"]
+        self.server.heal()
         eventually(
-            lambda: self.sent().total() - before == rule["seen"],
-            timeout_s=10 + HELD_UP_S,
+            lambda: self.sent().total() - before >= rule["seen"],
+            timeout_s=PATIENCE_S,
             what=f"storage to end {rule['seen']} requests",
         )
 
@@ -160,7 +162,7 @@ def test_upload_when_killed_after_some_parts_goes_on_from_there(sending: Sending
         sending.send()
         eventually(lambda aim=aim: len(sending.added()) >= aim, timeout_s=PATIENCE_S)  # type: ignore[misc]
         die(sending.world)
-        sending.await_storage(before.total())
+        sending.release_storage(before.total())
         now = sending.sent()
         assert {n: before[n] for n in already} == {n: now[n] for n in already}
         added = sending.added()
@@ -168,7 +170,6 @@ def test_upload_when_killed_after_some_parts_goes_on_from_there(sending: Sending
         assert len(added) < PARTS, "killed too late to prove anything"
         allowed += min(PARTS_AT_ONCE, PARTS - len(added))
         already = added
-        sending.server.heal()
     before = sending.sent()
     sending.world.up()
     sending.finish()
@@ -223,7 +224,10 @@ def test_upload_when_killed_while_it_is_put_together_is_not_sent_again(
     sending.send()
     eventually(sending.asked_to_complete, timeout_s=PATIENCE_S)
     die(sending.world)
-    assert (lost == "drop-after") == sending.completed()
+    if lost == "drop-after":
+        eventually(sending.completed, timeout_s=PATIENCE_S)
+    else:
+        assert not sending.completed()
     sending.server.heal()
     sending.world.up()
     sending.finish()

@@ -84,15 +84,17 @@ class Hasher:
         """Stops following it; nothing is called back. Call it before the last `close`."""
         self._pop(partial)
 
-    def _pop(self, partial: Partial) -> _Task | None:
+    def _pop(self, partial: Partial, ended: _Task | None = None) -> bool:
+        """Whether it was followed; with `ended`, whether by that one, and not by one that came since."""
         with self._changed:
-            task = self._tasks.pop(partial, None)
-            if task is None:
-                return None
+            task = self._tasks.get(partial)
+            if task is None or (ended is not None and task is not ended):
+                return False
+            del self._tasks[partial]
             self._ready.pop(task, None)
             partial.on_progress = None
         partial.close()
-        return task
+        return True
 
     def lag_bytes(self, partial: Partial) -> int:
         """Bytes that are here without a gap but not hashed yet; 0 for a sealed file."""
@@ -177,7 +179,7 @@ class Hasher:
         self._end(task, ok=ok)
 
     def _end(self, task: _Task, *, ok: bool) -> None:
-        if self._pop(task.partial) is not task:
+        if not self._pop(task.partial, task):
             return
         try:
             task.on_verified(ok)

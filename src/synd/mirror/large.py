@@ -225,10 +225,12 @@ class LargeStream:
             self._partial = None
             waiters, self._waiters = self._waiters, []
             self._streams.drop_large_locked(self)
+            if partial is not None:
+                # Under the locks: the stream that comes after has the same partial, and follows it itself.
+                self._streams.hasher.forget(partial)
         for waiter in waiters:
             fail(waiter.future, Cancelled("the file was closed"))
         if partial is not None:
-            self._streams.hasher.forget(partial)
             partial.close()
 
     # What to fetch.
@@ -445,13 +447,15 @@ class LargeStream:
                 self._spoilt |= self._patterns.keys()
                 waiters, self._waiters = self._waiters, []
                 partial.reset()
-            self._whole_until = 0
-            self._hold_until = None
+                self._whole_until = 0
+                self._hold_until = None
+                if not self._left:
+                    # Before those that wait hear of it and go: what comes anew would be followed for nobody.
+                    self._streams.hasher.follow(partial, self._verified)
             if self._streams.on_mismatch is not None:
                 self._streams.on_mismatch(self.file)
             for waiter in waiters:
                 fail(waiter.future, self._came_wrong())
-            self._streams.hasher.follow(partial, self._verified)
             self._top_up()
             self._leave()
             return

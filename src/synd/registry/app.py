@@ -159,7 +159,7 @@ async def _before(faults: list[Fault]) -> Reply | None:
     """Carries out what comes before handling. Raises _DropError."""
     for fault in faults:
         if fault.action is Action.DELAY:
-            await asyncio.sleep(fault.seconds)
+            await fault.delay_async()
         elif fault.action is Action.DROP_BEFORE:
             raise _DropError
         elif fault.action is Action.STATUS:

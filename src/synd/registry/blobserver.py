@@ -209,7 +209,7 @@ class _Connection:
         for fault in faults:
             match fault.action:
                 case Action.DELAY:
-                    time.sleep(fault.seconds)
+                    fault.delay()
                 case Action.DROP_BEFORE:
                     return 0, False
                 case Action.STATUS:

@@ -9,6 +9,7 @@ by the byte server (threads) alike, so the book has a lock; both carry out what 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -18,6 +19,9 @@ from enum import StrEnum
 from typing import Any
 
 from synd.errors import UsageError
+
+CLEARED_S = 0.05
+"""A delayed request on the event loop looks so often whether the rules were cleared."""
 
 
 class Action(StrEnum):
@@ -34,7 +38,7 @@ class Action(StrEnum):
     CORRUPT = "corrupt"
     """Invert byte number `bytes` of the body (counted in what is sent; of a part, in what was received)."""
     DELAY = "delay"
-    """Wait `seconds`, then handle the request."""
+    """Wait `seconds`, or until the rules are cleared, then handle the request."""
     EXPIRE = "expire"
     """Answer a presigned URL as if its time were over (403)."""
     SILENT = "silent"
@@ -65,6 +69,17 @@ class Fault:
     seconds: float = 0.0
     seen: int = 0
     hits: int = 0
+    cleared: threading.Event = field(default_factory=threading.Event)
+
+    def delay(self) -> None:
+        """Waits for `DELAY`, on a thread of the request's own."""
+        self.cleared.wait(self.seconds)
+
+    async def delay_async(self) -> None:
+        until = time.monotonic() + self.seconds
+        # The event is one for threads: storage waits for it, too.
+        while (left := until - time.monotonic()) > 0 and not self.cleared.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(min(left, CLEARED_S))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -144,6 +159,8 @@ class FaultBook:
 
     def clear(self) -> None:
         with self._lock:
+            for fault in self._rules:
+                fault.cleared.set()
             self._rules.clear()
             self.armed = False
 

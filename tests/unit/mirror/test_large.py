@@ -219,6 +219,46 @@ class TestBadStorage:
         assert [] == list(parts.cache.partials.idle())
 
     @pytest.mark.announces("content.mismatch", "content.corrupt")
+    def test_mismatch_of_who_leaves_that_moment_is_followed_by_who_comes_next(
+        self, build, remote, file, storage
+    ):
+        """The bytes that are fetched anew are the next reader's, who hears that they are wrong again."""
+        _Swap(remote, file, DATA[:-1] + b"?")
+        parts = build()
+        reader = parts.streams.reader(file)
+        parts.streams.on_mismatch = lambda _: reader.close_handle(1)
+        with pytest.raises(IntegrityError, match="wrong bytes"):
+            read(parts, reader, 0, SIZE)
+        after = parts.streams.reader(file)
+        with pytest.raises(IntegrityError, match="not those the service promises"):
+            read(parts, after, 0, SIZE, handle=2)
+        after.close_handle(2)
+        idle(parts)
+
+        assert [file] == [f for f, _ in parts.corrupted]
+
+    @pytest.mark.announces("content.mismatch")
+    def test_mismatch_of_who_leaves_that_moment_keeps_nobody_waiting(
+        self, build, remote, file, storage
+    ):
+        """Whoever wants all of it afterwards is told once it is right."""
+        wrong = _Swap(remote, file, DATA[:-1] + b"?")
+        parts = build()
+        reader = parts.streams.reader(file)
+
+        def leave(_: FileVersion) -> None:
+            wrong.heal()
+            reader.close_handle(1)
+
+        parts.streams.on_mismatch = leave
+        with pytest.raises(IntegrityError, match="wrong bytes"):
+            read(parts, reader, 0, SIZE)
+        parts.streams.whole(file).result(20)
+        idle(parts)
+
+        assert parts.cache.has(file.key, SIZE)
+
+    @pytest.mark.announces("content.mismatch", "content.corrupt")
     def test_whole_of_a_corrupt_file_fails_and_after_verify_is_tried_again(
         self, build, remote, file, storage
     ):

@@ -47,7 +47,7 @@ async def grid_socket(registry: Registry, scope: Scope, receive: Receive, send: 
     refusal = 0
     for fault in registry.faults.hit("GET", target) if registry.faults.armed else ():
         if fault.action is Action.DELAY:
-            await asyncio.sleep(fault.seconds)
+            await fault.delay_async()
         elif fault.action in (Action.STATUS, Action.DROP_BEFORE):
             refusal = fault.status
         elif fault.action is Action.EXPIRE:
@@ -184,7 +184,7 @@ class _Connection:
             return fate
         for fault in self._registry.faults.hit("WS", f"{SOCKET_PATH}/{name}"):
             if fault.action is Action.DELAY:
-                await asyncio.sleep(fault.seconds)
+                await fault.delay_async()
             elif fault.action is Action.SILENT:
                 self._silent = True
             elif fault.action is Action.DROP_BEFORE:
