@@ -248,12 +248,13 @@ class Sender:
             return GONE
 
     async def _find(self, parent: EntityId, name: str) -> Entity | None:
-        """What has a name in a folder of the service."""
+        """What has a name in a folder of the service. None also for what left it between the two requests."""
         try:
             found = await self._remote.find_child(parent, name)
-            return None if found is None else await self._remote.entity(found)
+            other = None if found is None else await self._remote.entity(found)
         except NotFound:
             return None
+        return other if other is not None and (other.parent, other.name) == (parent, name) else None
 
     async def _look(self, row: Local, step: Look, rules: Rules) -> Done | Told:
         """What came of an attempt to create the row whose answer was lost."""
@@ -370,12 +371,16 @@ class Sender:
     ) -> Done | Told:
         """The service has something under the name that ours is to have."""
         other = await self._find(parent, name)
-        if other is None or other.id == row.entity:
+        occupant = None if other is None else self._locals.of_entity(other.id)
+        if other is None or other.id == row.entity or (occupant and occupant.id == row.id):
             raise Stale(f"somebody changed {name} meanwhile")
-        occupant = self._locals.of_entity(other.id)
-        if occupant is not None and occupant.id != row.id:
+        if occupant is not None:
             await self._names.make_way(row, occupant)
-        elif row.entity is None:
+        # One of ours that was on its way elsewhere as it was found has arrived since: then nobody has the name.
+        again = await self._find(parent, name)
+        if again is None or (again.id, again.etag) != (other.id, other.etag):
+            raise Stale(f"{name} was on its way elsewhere")
+        if occupant is None and row.entity is None:
             before = self._with_losers(row, rules)
             if is_same_thing(row, other, rules):
                 await self._adopt(row, other)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from synd.errors import RemoteUnavailable
+from synd.mirror.plan import Mode
 from synd.testing import FakeRemote
 from tests.support.pushing import World
 
@@ -285,3 +286,50 @@ def test_emptied_file_follows_a_rename_once_its_new_name_is_free(world, remote):
     assert "P/a" not in world.view()
     assert b"ours" in world.server().values()
     assert {(world.id_of("P"), name) for name in (b"a", b"n")} <= set(world.names)
+
+
+@pytest.mark.parametrize("mode", list(Mode), ids=str)
+@pytest.mark.parametrize("asked", ["find_child", "entity"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_new_name_of_what_is_just_moving_away_is_no_conflict(worlds, remote, kind, asked, mode):
+    """Whoever asks who has a name before the move arrives hears only after it that nobody has it any more."""
+    remote.tree(None, {"P": {"a": b"a", "d": {"x": b"x"}, "e": {}}})
+    world = worlds(conflicts=mode)
+    world.list_all()
+    old = {"file": "P/a", "folder": "P/d"}[kind]
+    world.rename(old, "P/e/moved")
+    row = world.seen("P/e/moved").row
+    _ = world.mkdir(old) if kind == "folder" else world.write(old, b"another")
+    update, ask = remote.update, getattr(remote, asked)
+    held, arrived = asyncio.Event(), asyncio.Event()
+    answers = 0
+
+    async def updating(told: Any, **how: Any) -> Any:
+        if told.id == row.id:
+            await held.wait()
+        return await update(told, **how)
+
+    async def asking(*what: Any, **how: Any) -> Any:
+        nonlocal answers
+        answer = await ask(*what, **how)
+        # The move itself asks for the entity once, before it begins.
+        answers += row.id in (answer, getattr(answer, "id", None))
+        if not held.is_set() and answers == {"find_child": 1, "entity": 2}[asked]:
+            held.set()
+            await arrived.wait()
+        return answer
+
+    async def until_it_arrived() -> None:
+        await held.wait()
+        while any(local.entity == row.id for local in world.locals.unsent()):  # noqa: ASYNC110 - the store tells nobody
+            await asyncio.sleep(0.001)
+        arrived.set()
+
+    world.through.update = updating
+    setattr(world.through, asked, asking)
+    told = world.loop.create_task(until_it_arrived())
+    world.settle()
+
+    assert told.done()
+    assert {old, "P/e/moved"} <= set(world.server())
+    check(world)
