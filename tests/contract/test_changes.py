@@ -172,18 +172,23 @@ class TestCreate:
         world(work)
 
     def test_file_when_created_has_its_bytes(self, world: Runner, tmp_path: Path) -> None:
-        """Version 1, with the handle, size and md5 that were given, and its comment."""
+        """Version 1, with the handle, size and md5 that were given, its comment and its label."""
 
         async def work(w: World) -> None:
             project = await w.project(unique())
             given = await sent(w, tmp_path, project, b"hello")
             file = await w.remote.create(
-                Kind.FILE, project, "a.txt", file=given, version_comment="why"
+                Kind.FILE,
+                project,
+                "a.txt",
+                file=given,
+                version_comment="why",
+                version_label="raw",
             )
 
             assert plain(file) == plain(await w.remote.entity(file.id))
             assert file.file is not None
-            assert (file.version, file.version_label, file.version_comment) == (1, "1", "why")
+            assert (file.version, file.version_label, file.version_comment) == (1, "raw", "why")
             assert (given.handle, given.md5, 5) == (file.file.handle, file.file.md5, file.file.size)
             assert file.file.entity == file.id
 

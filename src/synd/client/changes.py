@@ -71,6 +71,7 @@ class ChangeCalls(EntityCalls):
         link: LinkTarget | None = None,
         annotations: Mapping[str, AnnotationValue] | None = None,
         version_comment: str = "",
+        version_label: str = "",
         deadline: Deadline | None = None,
     ) -> Entity:
         if kind not in wire_changes.MAKEABLE:
@@ -85,6 +86,7 @@ class ChangeCalls(EntityCalls):
             file=file,
             link=link,
             version_comment=version_comment,
+            version_label=version_label,
         )
         path = "/entity"
         if annotations:

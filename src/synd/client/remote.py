@@ -246,6 +246,7 @@ class Remote(Protocol):
         link: LinkTarget | None = None,
         annotations: Mapping[str, AnnotationValue] | None = None,
         version_comment: str = "",
+        version_label: str = "",
         deadline: Deadline | None = None,
     ) -> Entity:
         """A new folder, file (with the handle in `file`, whose size and md5 the answer repeats) or link.

@@ -72,6 +72,7 @@ def new_entity(
     file: FileVersion | None,
     link: LinkTarget | None,
     version_comment: str,
+    version_label: str,
 ) -> Json:
     """Body of ``POST /entity`` for one of `MAKEABLE`."""
     body: Json = {"concreteType": _CONCRETE[kind], "parentId": syn(parent), "name": name}
@@ -79,6 +80,8 @@ def new_entity(
         body["dataFileHandleId"] = str(file.handle)
         if version_comment:
             body["versionComment"] = version_comment
+        if version_label:
+            body["versionLabel"] = version_label
     if link is not None:
         body["linksTo"] = {"targetId": syn(link.id), "targetVersionNumber": link.version}
     return body

@@ -326,6 +326,7 @@ class Sender:
                 link=step.target if isinstance(step, CreateLink) else None,
                 annotations=annotations or None,
                 version_comment=row.comment if file else "",
+                version_label=row.label if file else "",
             )
         except Exists:
             return await self._name_taken(row, step.parent, step.name, rules)

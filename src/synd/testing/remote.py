@@ -64,6 +64,7 @@ class FakeRemote(FakeReads):
         link: LinkTarget | None = None,
         annotations: Mapping[str, AnnotationValue] | None = None,
         version_comment: str = "",
+        version_label: str = "",
         deadline: Deadline | None = None,
     ) -> Entity:
         if kind not in (Kind.FOLDER, Kind.FILE, Kind.LINK):
@@ -76,7 +77,8 @@ class FakeRemote(FakeReads):
         node = self._nodes[self._add(kind, parent, name, handle=self._handle_in(file))]
         node.link = link
         first = node.current
-        first.comment = version_comment if kind in VERSIONED else ""
+        if kind in VERSIONED:
+            first.comment, first.label = version_comment, version_label or first.label
         if annotations:
             first.annotations = dict(annotations)
         self._leave("create")

@@ -381,3 +381,17 @@ def test_drain_sends_at_once(world: World):
 
     assert world.run(work())
     assert b"n" == world.server()["P/n"]
+
+
+def test_comment_and_label_when_the_file_is_new_are_those_of_its_first_version(world: World):
+    """As they are those of the next one later; either goes with one version only."""
+    row = world.write("P/n", b"one")
+    world.overlay.set_comment(row.id, "first", "raw")
+    world.settle()
+    made = world.run(world.remote.entity(world.id_of("P/n")))
+    world.write("P/n", b"two")
+    world.settle()
+    later = world.run(world.remote.entity(made.id))
+
+    assert ("first", "raw") == (made.version_comment, made.version_label)
+    assert ("", "2") == (later.version_comment, later.version_label)
