@@ -110,7 +110,7 @@ class Settling:
             if local is None or not local.staged:
                 continue
             used = self._used.get(local.staged, 0.0)
-            over = number not in self._mapped and self._is_over(local)
+            over = number not in self._mapped and (self._is_over(local) or self._is_behind(local))
             while (
                 not over
                 and (left := used + SETTLE_S - time.monotonic()) > 0
@@ -200,6 +200,17 @@ class Settling:
             return False
         row = None if local.entity is None else self._overlay.entities.find(local.entity)
         return row is not None and row.kind == Kind.RECORD_SET
+
+    def _is_behind(self, local: Local) -> bool:
+        """Whether others changed, moved or removed since what the service has of an edit: it is not followed before
+        the edit has settled, and who reads the file again and again would never see it.
+        """
+        row = None if local.entity is None else self._overlay.entities.find(local.entity)
+        if row is None or local.edit != local.sent:
+            return False
+        placed = (row.parent, row.name) == (local.base_parent, local.base_name)
+        there = placed and self._overlay.entities.is_listed(row.id)
+        return not there or row.version > local.base_version
 
     def _is_mapped(self, staged: int) -> bool:
         """Whether somebody can still write to it: a shared mapping outlives the handle it was made from."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mounts import eventually
 from tests.support.world import Remote, World, random_file
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(150)]
@@ -672,3 +673,31 @@ class TestTakingBack:
         settled(writable)
 
         assert md5_of(b"edited\n") == held(writable, project)["top.csv"]
+
+
+class TestOthers:
+    @pytest.mark.parametrize("what", ["new version", "renamed", "deleted"])
+    def test_file_that_was_saved_and_is_read_all_the_time_follows_the_service(
+        self, writable, place, what
+    ):
+        """What others do to it is seen, though nobody lets its bytes rest."""
+        server = writable.remote
+        project, where = place
+        sh(writable, where, "echo ours > new.txt; ls folder")
+        settled(writable)
+        entity = server.tree(project)["new.txt"].id
+        assert "ours\n" == sh(writable, where, "cat new.txt")
+        if what == "new version":
+            server.new_version(entity, b"theirs\n")
+        elif what == "renamed":
+            server.change(entity, name="other.txt")
+        else:
+            server.delete(entity)
+
+        wanted = {"new version": "theirs\n", "renamed": "gone\nours\n", "deleted": "gone\ngone\n"}
+        script = "cat new.txt || echo gone; test -e new.txt || cat other.txt || echo gone"
+        eventually(
+            lambda: sh(writable, where, script) == wanted[what],
+            timeout_s=20,
+            what=what,
+        )
