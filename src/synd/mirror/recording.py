@@ -104,7 +104,7 @@ class Records:
         if now is None or (now.hashed, now.md5) != (row.edit, row.md5):
             return
         fields: dict[str, object] = {"handle": handle}
-        if attempt is not None and now.entity is None:
+        if attempt is not None and _is_to_be_made(now):
             fields.update(base_parent=attempt[0], base_name=attempt[1])
         self._locals.update(tx, row.id, **fields)
 
@@ -113,7 +113,7 @@ class Records:
     ) -> None:
         """Where a row is about to be created; None: nothing came of it."""
         now = self._locals.find(number, tx)
-        if now is not None and now.entity is None:
+        if now is not None and now.entity is None and (attempt is None or _is_to_be_made(now)):
             parent, name = attempt or (None, None)
             self._locals.update(tx, number, base_parent=parent, base_name=name)
 
@@ -184,6 +184,8 @@ class Records:
         if heir.is_folder and heir.born:
             self._sides.gather(tx, entity.id, heir.id)
         if heir.gone:
+            # Also what was to stay here by then: it is to go there.
+            self._locals.update(tx, heir.id, local_only=0)
             self._overlay.queue(tx, heir, delay_s=0.0)
         return self._locals.get(heir.id, tx)
 
@@ -446,6 +448,11 @@ def _is_to_be_sent(row: Local) -> bool:
     if row.local_only or row.state == Sending.CLEAN:
         return False
     return row.kind != LocalKind.FILE or row.size > 0 or not row.unsent_bytes
+
+
+def _is_to_be_made(now: Local) -> bool:
+    """Whether the service is still to have a row that it did not have as it was taken up."""
+    return now.entity is None and not (now.gone or now.local_only)
 
 
 def same_wish(now: Local, then: Local) -> bool:

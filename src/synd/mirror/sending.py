@@ -310,6 +310,10 @@ class Sender:
         if attempted(row) != place:
             await self._record(lambda tx: self._records.trying(tx, row.id, place))
             checkpoint("push.after-journal")
+        now = self._locals.find(row.id)
+        if now is None or attempted(now) != place:
+            # Removed meanwhile, or renamed to stay here: nothing is to be made of it.
+            return None
         kind, file = Kind.FOLDER, None
         if isinstance(step, CreateFile):
             kind, file = Kind.FILE, file_of(row, step.name)

@@ -121,6 +121,35 @@ def test_new_file_removed_and_made_again_while_it_is_sent_is_there_once(world, c
 
 
 @WHEN
+@NEW
+@pytest.mark.parametrize("moved", [False, True], ids=["stays", "moves on"])
+@pytest.mark.parametrize("backup", [False, True], ids=["backup is removed", "backup is kept"])
+def test_new_file_put_aside_by_an_editor_while_it_is_sent_is_there_once(
+    world, call, after, backup, moved
+):
+    """Its successor is what the service has; what was put aside under a name that stays here is not there."""
+
+    def save() -> None:
+        world.rename("P/n", "P/n~")
+        world.write("P/n", b"two")
+        if moved:
+            world.rename("P/n", "P/e/m")
+        if not backup:
+            world.remove("P/n~")
+
+    world.write("P/n", b"one")
+    during(world, call, save, after=after)
+
+    kept = {"P/n~": b"one"} if backup else {}
+    wanted = {("P/e/m" if moved else "P/n"): b"two"}
+    before = {"P": None, "P/a": b"a", "P/d": None, "P/d/x": b"x", "P/e": None}
+    assert before | wanted == world.server()
+    assert before | wanted | kept == world.view()
+    assert [] == world.conflicts.list(all=True)
+    assert [] == [row for row in world.locals.all() if row.gone]
+
+
+@WHEN
 @OLD
 def test_edit_saved_again_while_it_is_sent_is_the_last_version(world, call, after):
     """No conflict with ourselves."""
