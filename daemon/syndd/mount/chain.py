@@ -6,10 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from synd.errors import SyndError
 from synd.mirror.waits import fail, settle, then
 from syndd.mount.ops import Answer
 
 U = TypeVar("U")
+E = TypeVar("E")
 
 
 def chain(
@@ -42,6 +44,20 @@ def chain(
             then(result, target, lambda value: value)
         elif not settle(target, result) and unused is not None:
             unused(result)
+
+    answer.add_done_callback(done)
+    return target
+
+
+def unless(answer: Future[U], failed: type[SyndError], instead: E) -> Future[U | E]:
+    """The answer, or `instead` when it ends in that failure."""
+    target: Future[U | E] = Future()
+
+    def done(finished: Future[U]) -> None:
+        if not finished.cancelled() and isinstance(finished.exception(), failed):
+            settle(target, instead)
+        else:
+            then(finished, target, lambda value: value)
 
     answer.add_done_callback(done)
     return target

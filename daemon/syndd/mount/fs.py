@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import NoReturn
 
 from synd.cache.folder import Cache
-from synd.errors import IsDirectory, NotDirectory, NotFound, Stale
+from synd.errors import IsDirectory, NotDirectory, NotFound, Offline, Stale
 from synd.ids import EntityId, entity_version, syn
 from synd.mirror.contents import Contents
 from synd.mirror.following import is_bare, miss
@@ -40,7 +40,7 @@ from syndd.mount.attrs import (
     KNOWN_TTL_S,
     LINK_MODE,
 )
-from syndd.mount.chain import chain
+from syndd.mount.chain import chain, unless
 from syndd.mount.changing import Changing
 from syndd.mount.info import InfoFiles
 from syndd.mount.nodes import (
@@ -350,7 +350,11 @@ class SynapseFs:
             wanted = self._sizes.want(row)
             if wanted is None:
                 return attrs.of_row(row)
-            return chain(wanted, lambda found: attrs.of_row(found if found is not None else row))
+            # Offline it is "not known yet", too: what is only to be moved or removed needs no size.
+            return chain(
+                unless(wanted, Offline, None),
+                lambda found: attrs.of_row(found if found is not None else row),
+            )
         return attrs.of_row(row)
 
     def _local(self, number: int) -> Local:

@@ -189,6 +189,31 @@ class TestServiceAway:
         assert AFTER == held(mine, project)
         assert world.status()["pending"]["offline_since_at"] is None
 
+    @pytest.mark.parametrize("transport", ["kernel", "libfuse"])
+    def test_files_that_were_only_listed_are_moved_and_removed_offline(
+        self, mine: Remote, make: Callable[..., World], transport: str
+    ) -> None:
+        """Nothing of them is here but the name; only reading them has to wait for the service."""
+        project = project_of(mine, f"Listed {transport}")
+        world = make(mine, transport=transport, **SETTINGS)
+        where = world.at("@id", project)
+        sh(world, where, "ls . folder")
+        before = held(mine, project)
+        mine.down()
+        told = sh(
+            world,
+            where,
+            "mv a.txt folder/moved.txt; rm c.txt; mv folder/b.txt over; echo x > n; mv n over;"
+            " cat folder/moved.txt 2>&1 || ls folder",
+        )
+        mine.up()
+        settled(world)
+
+        assert told.endswith("No route to host\nmoved.txt\n")
+        after = held(mine, project)
+        assert {"folder", "folder/moved.txt", "over"} == set(after)
+        assert before["a.txt"] == after["folder/moved.txt"]
+
     def test_restart_when_the_service_is_away_keeps_and_shows_what_was_edited(
         self, mine: Remote, make: Callable[..., World]
     ) -> None:
