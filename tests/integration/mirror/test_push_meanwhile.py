@@ -11,6 +11,7 @@ import pytest
 from synd.errors import RemoteUnavailable
 from synd.mirror.plan import Mode
 from synd.testing import FakeRemote
+from tests.support.mounts import eventually
 from tests.support.pushing import World
 
 
@@ -330,7 +331,7 @@ def test_new_name_of_what_is_just_moving_away_is_no_conflict(worlds, remote, kin
     row = world.seen("P/e/moved").row
     _ = world.mkdir(old) if kind == "folder" else world.write(old, b"another")
     update, ask = remote.update, getattr(remote, asked)
-    held, arrived = asyncio.Event(), asyncio.Event()
+    held = asyncio.Event()
     answers = 0
 
     async def updating(told: Any, **how: Any) -> Any:
@@ -345,20 +346,16 @@ def test_new_name_of_what_is_just_moving_away_is_no_conflict(worlds, remote, kin
         answers += row.id in (answer, getattr(answer, "id", None))
         if not held.is_set() and answers == {"find_child": 1, "entity": 2}[asked]:
             held.set()
-            await arrived.wait()
+            await asyncio.to_thread(eventually, has_arrived)
         return answer
 
-    async def until_it_arrived() -> None:
-        await held.wait()
-        while any(local.entity == row.id for local in world.locals.unsent()):  # noqa: ASYNC110 - the store tells nobody
-            await asyncio.sleep(0.001)
-        arrived.set()
+    def has_arrived() -> bool:
+        return not any(local.entity == row.id for local in world.locals.unsent())
 
     world.through.update = updating
     setattr(world.through, asked, asking)
-    told = world.loop.create_task(until_it_arrived())
     world.settle()
 
-    assert told.done()
+    assert held.is_set()
     assert {old, "P/e/moved"} <= set(world.server())
     check(world)
