@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,8 @@ TURN_S = 10.0
 """One question to the daemon waits so long; it answers at once when there is something to say."""
 BAR_TURN_S = 0.5
 """The same where bars are drawn."""
+AWAY_S = 0.2
+"""Between two looks for a daemon that is being started again."""
 
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="S", min=0, help="Give up after so long.")
@@ -66,11 +69,21 @@ def until_sent(control: Control, where: str | None, timeout_s: float | None) -> 
 
 def _turn(control: Control, where: str | None, deadline: Deadline) -> WaitReply:
     from synd.control import contract
+    from synd.control.hold import Holder
+    from synd.errors import DaemonNotRunning
 
-    turn_s = min(TURN_S if output.quiet() else BAR_TURN_S, deadline.left_s())
-    asked: contract.WaitRequest = {"path": where, "timeout_s": turn_s}
-    reply: WaitReply = control.post(contract.WAIT, asked, timeout_s=turn_s + 30.0)
-    return reply
+    while True:
+        turn_s = min(TURN_S if output.quiet() else BAR_TURN_S, deadline.left_s())
+        asked: contract.WaitRequest = {"path": where, "timeout_s": turn_s}
+        try:
+            reply: WaitReply = control.post(contract.WAIT, asked, timeout_s=turn_s + 30.0)
+        except DaemonNotRunning:
+            # As long as its holder lives, a daemon that has died is back in a moment.
+            if deadline.passed or Holder(control.path.parent).alive() is None:
+                raise
+            time.sleep(AWAY_S)
+        else:
+            return reply
 
 
 def finish(reply: WaitReply, *, as_json: bool) -> None:

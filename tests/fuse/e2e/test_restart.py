@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,20 @@ class TestStartedAgain:
 
         assert before == world.text("stat", "-c", "%d %i", path)
         assert world.text("cat", path) == "a\n"
+
+    def test_wait_when_the_daemon_dies_waits_for_the_next(
+        self, server: Remote, make: MakeWorld
+    ) -> None:
+        """What is unsent is sent by the daemon that its holder starts; without a holder nobody would come."""
+        project = server.project("Waited for")
+        world = make(server, projects=[project], upload_delay_s=4, requests_per_minute=0)
+        world.text("sh", "-c", 'echo new > "$1"', "sh", world.at("Waited for", "new.txt"))
+        waiting = world.begin(sys.executable, "-m", "synd.cli.main", "wait", env=world.env)
+        world.successor(world.kill_daemon())
+        done = waiting.wait(60)
+
+        assert (0, "everything is sent\n") == (done.status, done.out)
+        assert "new.txt" in server.tree(project)
 
     def test_up_when_the_daemon_lives_adopts_the_mount(
         self, server: Remote, make: MakeWorld
