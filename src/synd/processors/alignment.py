@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,21 @@ _HEADER = re.compile(
 _CUT = re.compile(r"EOF marker is absent|Failed to read BGZF block data|[Uu]nexpected end")
 _DAMAGED = re.compile(
     r"CRC32 checksum mismatch|[Ii]nflate|BGZF|bgzf_|cram_|bam_read|bcf_read|[Mm]alformed|[Cc]orrupt"
+    r"|bam_hdr_read|bcf_hdr_read|could not be opened for reading"
 )
+_UNREADABLE = re.compile(r"failed to create index for \"ready")
+"""Not of writing it: that samtools tells in other words."""
+_TOO_LONG = re.compile(r"not compatible with very large references")
+_CRAM_ENDS = tuple(
+    map(
+        bytes.fromhex,
+        (
+            "0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b",
+            "0b000000ffffffff0fe0454f4600000000010000010006060100010001000100",
+        ),
+    )
+)
+"""Of version 3, and 2.1."""
 _NO_REFERENCE = re.compile(r"cram_get_ref|fetch reference|populate reference|load reference")
 
 
@@ -75,11 +90,7 @@ def _data(shop: Workshop) -> Made:
     if format is Format.SAM:
         return _sorted(shop, Work.CONVERT_SORT_INDEX)
     source = shop.bytes_at
-    if shop.detected.container is Container.BGZF and not has_eof_block(source):
-        raise StageFailed(
-            "the file was cut: the block that must end it is missing",
-            failure=Failure.SOURCE_TRUNCATED,
-        )
+    prove_end(shop)
     if format is Format.CRAM:
         _quickcheck(shop, shop.linked("src.cram", source))
     # In another packing than BGZF nobody could seek in it.
@@ -97,6 +108,17 @@ def _data(shop: Workshop) -> Made:
                 work=Work.INDEX_ONLY,
             )
     return _sorted(shop, Work.SORT_INDEX)
+
+
+def prove_end(shop: Workshop) -> None:
+    """That a BGZF ends in its empty block. Zeros behind that make it plain gzip, as nobody could tell the end."""
+    if shop.detected.container is not Container.BGZF or has_eof_block(shop.bytes_at):
+        return
+    with shop.decoding() as chunks:
+        # Raises what is wrong with the end.
+        for _ in chunks:
+            pass
+    shop.detected = replace(shop.detected, container=Container.GZIP)
 
 
 def _try_index(shop: Workshop, data: Path) -> Path | None:
@@ -259,7 +281,10 @@ def _quickcheck(shop: Workshop, path: Path) -> None:
     one = outcome.blamed
     if one is None:
         return
-    if "EOF" in one.text or one.status & 16:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - max(map(len, _CRAM_ENDS))))
+        ended = file.read().endswith(_CRAM_ENDS)
+    if not ended or "EOF" in one.text or one.status & 16:
         raise StageFailed(
             "the file was cut: what must end it is missing", failure=Failure.SOURCE_TRUNCATED
         )
@@ -333,6 +358,16 @@ def explainer(format: Format) -> Callable[[Ended], StageFailed | None]:
             return StageFailed(f"the file was cut: {words}", failure=Failure.SOURCE_TRUNCATED)
         if _DAMAGED.search(text):
             return StageFailed(f"the file is damaged: {words}", failure=Failure.SOURCE_CORRUPT)
+        if _UNREADABLE.search(text):
+            return StageFailed(
+                "the file is damaged: its records cannot be read to the end",
+                failure=Failure.SOURCE_CORRUPT,
+            )
+        if _TOO_LONG.search(text):
+            return StageFailed(
+                f"a contig of the header is too long for BAM: {words}",
+                failure=Failure.INVALID_HEADER,
+            )
         if _HEADER.search(text):
             return StageFailed(
                 f"the header is not valid: {words}", failure=Failure.INVALID_HEADER, bad_line=line

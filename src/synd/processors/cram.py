@@ -100,8 +100,13 @@ def container_at(head: bytes, major: int) -> CramContainer:
     return CramContainer(cursor.at, size, landmarks)
 
 
-def contigs_of(body: bytes) -> int:
-    """How many contigs the header names; `body` is what lies behind the first container's header.
+SLACK_BYTES = 16
+"""htslib writes the container of a header of version 2 so that its block ends a little behind it."""
+
+
+def contigs_of(body: bytes) -> tuple[int, int]:
+    """How many contigs the header names, and the bytes that its block takes without a checksum; `body` is what lies
+    behind the first container's header.
 
     Raises ValueError when it cannot be read.
     """
@@ -111,6 +116,7 @@ def contigs_of(body: bytes) -> int:
     cursor.itf8()
     packed, size = cursor.itf8(), cursor.itf8()
     data = cursor.take(packed)
+    end = cursor.at
     if size > _HEADER_MAX or method not in (_RAW, _GZIP):
         raise ValueError("the header of the CRAM is packed in a way that is not known")
     if method == _GZIP:
@@ -118,4 +124,4 @@ def contigs_of(body: bytes) -> int:
             data = zlib.decompressobj(31).decompress(data, size)
         except zlib.error as error:
             raise ValueError(f"the header of the CRAM is damaged: {error}") from error
-    return sum(line.startswith(b"@SQ\t") for line in data[4:].split(b"\n"))
+    return sum(line.startswith(b"@SQ\t") for line in data[4:].split(b"\n")), end

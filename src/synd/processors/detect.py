@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from synd.errors import StageFailed
 from synd.jobs.failures import Failure
+from synd.processors.bgzf import EOF_BLOCK
 from synd.processors.containers import Container, container_of, peek, refuse_twice
 
 HEAD_BYTES = 64 << 10
@@ -100,6 +101,7 @@ _GFF_VERSION = re.compile(rb"##gff-version[ \t]+(3?)")
 _GTF_COLUMN = re.compile(rb'\s*[^\s=;"]+\s+(?:"[^"]*"|[0-9]+)\s*(?:;|$)')
 _FASTA = re.compile(rb">\S.*[\r\n]+[A-Za-z*.-]+\s")
 """Where no name tells it, a second line of letters does: `>` also begins quoted text."""
+_FASTQ = re.compile(rb"\s*@\S*.*\n.*\n\+")
 _TRACK = re.compile(rb"(?:track|browser)(?:\s|$)")
 _BEDGRAPH = re.compile(rb"track\s(?:.*\s)?type=[\"']?bedGraph\b", re.IGNORECASE)
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
@@ -158,6 +160,9 @@ def content(name: str, head: bytes, *, hint: str = "") -> Detected:
     Raises StageFailed: UNSUPPORTED_ENCODING, and FORMAT_MISMATCH for what is packed twice.
     """
     container = container_of(head)
+    if container is Container.BGZF and head.startswith(EOF_BLOCK) and len(head) > len(EOF_BLOCK):
+        # Programs take the first block, being empty, for the end.
+        container = Container.GZIP
     claim = claimed(name, hint)
     format, reason = _content(head, container, Format(claim) if claim else None)
     return Detected(format, container, claim, reason)
@@ -245,6 +250,8 @@ def _text(data: bytes, claim: Format | None) -> tuple[Format, str]:
         return found, "first record, and name"
     if claim in BED_FAMILY and (found := _bed(data, claim)) is not None:
         return found, "first record, and name"
+    if claim is Format.FASTA and _FASTQ.match(data):
+        return Format.OPAQUE, "FASTQ, and not so named"
     if claim in AS_IT_IS or (claim in TEXT and not _BINARY.search(data)):
         return claim, "name"
     return Format.OPAQUE, "neither name nor content tells it"

@@ -62,6 +62,8 @@ _END = re.compile(rb";END=([0-9]{1,18})(?![^;\n])")
 _LEAST_COLUMNS = {Family.VCF: 8, Family.BED: 3, Family.GFF: 8}
 FARTHEST = 1 << 32
 """The last base that a CSI index of text holds, as tabix makes it."""
+_BIN = 1 << 14
+"""Bases of the smallest bin of an index."""
 _FLAT_COLUMNS = 12
 """With more columns (samples) it is quicker to leave them unsplit."""
 _PIECE_BYTES = 64 << 10
@@ -172,6 +174,8 @@ class _Pass:
         self.header_bytes = 0
         self.names_seen = False
         """VCF: `#CHROM`; BED: a line with the names of the columns."""
+        self.names_in_doubt: tuple[int, bytes] | None = None
+        """BED: such a line without a tab, with its number: any words, unless records follow."""
         self.records = 0
         self.contigs: dict[bytes, None] = {}
         self.blocks_ok = True
@@ -186,6 +190,8 @@ class _Pass:
     def report(self) -> Report:
         if self.rules is VCF and not self.names_seen:
             raise StageFailed("the VCF has no #CHROM line", failure=Failure.INVALID_HEADER)
+        if self.names_in_doubt and not self.records:
+            raise self._bad("no record, and no names of columns", *self.names_in_doubt)
         return Report(
             header=b"".join(line + b"\n" for line in self.header),
             header_lines=len(self.header),
@@ -393,11 +399,13 @@ class _Pass:
             record = b"\t".join(cells)
         if len(cells) >= 3 and cells[1].isdigit() and cells[2].isdigit():
             return record
-        names = first and not self.names_seen and len(cells) > 1 and not _NUMBER.fullmatch(cells[1])
+        names = first and not self.names_seen and len(cells) > 2 and not _NUMBER.fullmatch(cells[1])
         if _TRACK.match(line):
             self._to_header(b"#" + line)
         elif names and cells[1]:
             self.names_seen = True
+            if b"\t" not in line:
+                self.names_in_doubt = self.line, line
             self._to_header(b"#" + line)
         else:
             return record
@@ -413,6 +421,8 @@ class _Pass:
         contig = cells[rules.contig - 1]
         if not contig:
             raise self._bad("the name of the contig is empty", self.line, record)
+        if b"\0" in contig:
+            raise self._bad("the name of the contig holds a NUL", self.line, record)
         begin = self._number(cells, rules.begin, record)
         if rules.end:
             end = self._number(cells, rules.end, record)
@@ -439,11 +449,11 @@ class _Pass:
     def _note(
         self, contigs: Sequence[bytes], begins: Sequence[int], largest: int, lines: bytes
     ) -> bool:
-        """Notes order, contigs and ends of records; False, and nothing noted, when a contig has no name."""
+        """Notes order, contigs and ends of records; False, and nothing noted, when a contig has no proper name."""
         one = contigs[0]
         same = contigs.count(one) == len(contigs)
         names = (one,) if same else tuple(dict.fromkeys(contigs))
-        if b"" in names:
+        if b"" in names or any(b"\0" in name for name in names):
             return False
         if self.starts_ok and self.blocks_ok:
             self.starts_ok = self._ascend(contigs, begins, same=same)
@@ -503,9 +513,11 @@ class _Pass:
             found[1:] = [lines[lasts[name]]]
 
     def _point(self, contig: bytes, line: bytes) -> Point | None:
-        """None: it has no base, and stands before the first: no region holds it."""
+        """None: no region finds it. It has no base, and stands where htslib puts such a record into no bin; or a blank
+        in the contig's name would split the region.
+        """
         _, begin, end = self._checked(line)
-        if self.rules is BED and not end:
+        if contig.split() != [contig] or (self.rules is BED and begin == end and begin % _BIN == 0):
             return None
         begin = max(1, begin + 1 if self.rules is BED else begin)
         return Point(contig, begin, max(begin, end))

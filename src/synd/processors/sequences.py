@@ -156,6 +156,9 @@ class _Sequences:
         """What the last line begins with."""
 
     def add(self, data: bytes) -> None:
+        if b"\0" in data:
+            line = self.lines + data.count(b"\n", 0, data.index(b"\0")) + 1
+            raise _invalid(f"line {line} holds a NUL")
         self.size += len(data)
         self.lines += data.count(b"\n")
         self.count += (self._before + data).count(b"\n>")

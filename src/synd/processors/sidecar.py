@@ -24,10 +24,13 @@ HEADER_BYTES_MAX = 64 << 20
 
 _NEAR_BYTES = 16 << 10
 _NAME_BYTES = 4 << 10
-"""What a name with its description may take."""
+"""What a name with its description mostly takes."""
 _SEQUENCES = 16
+_JOINED = 1 << 10
+"""Empty blocks in a row that are looked through."""
 _CONTIG = re.compile(rb"##contig=<(?:.*,)?ID=([^,>]+)")
-_IDLE_LINE = re.compile(rb"#|\s*$|(?:track|browser)\s")
+_IDLE_LINE = re.compile(rb"#|\s*$|(?:track|browser)\s(?![0-9]+\t[0-9]+(?:\t|$))")
+"""No record. A contig may be called `track` too."""
 
 
 def candidates(name: str) -> list[str]:
@@ -295,16 +298,24 @@ def _check_gzi(found: Index, data: _Ranges) -> None:
     # The first two blocks, and the last that it knows.
     for place, begin in found.blocks[:2]:
         block = bgzf.read_block(data.file, at)
-        at, start = at + len(block), start + len(bgzf.inflate_block(block))
+        at, start = _behind_empty(data, at + len(block)), start + len(bgzf.inflate_block(block))
         if not block or (place, begin) != (at, start):
             raise ValueError("the GZI has other blocks than the data")
     last = found.last or 0
     block = bgzf.read_block(data.file, last)
     if not block or (found.blocks and bgzf.block_size(block) is None):
         raise ValueError("the GZI points behind the data")
-    rest = data.size - last - len(block)
-    if rest > len(bgzf.EOF_BLOCK):
+    if _behind_empty(data, last + len(block)) < data.size:
         raise ValueError("the data has more blocks than the GZI knows")
+
+
+def _behind_empty(data: _Ranges, at: int) -> int:
+    """Where the first block stands from `at` on that holds anything: where files were joined, their ends are left."""
+    for _ in range(_JOINED):
+        if data.range(at, len(bgzf.EOF_BLOCK)) != bgzf.EOF_BLOCK:
+            break
+        at += len(bgzf.EOF_BLOCK)
+    return at
 
 
 def _check_fasta(found: Index, data: _Ranges, container: Container, gzi: bytes | None) -> None:
@@ -343,8 +354,13 @@ def _seekable(data: _Ranges, blocks: Index) -> Callable[[int, int], bytes]:
 def _check_sequence(sequence: Sequence, text: Callable[[int, int], bytes], *, last: bool) -> None:
     begin, bases = sequence.offset, sequence.line_bases
     near = min(begin, _NAME_BYTES)
-    before = text(begin - near, near)
-    line = before.rstrip(b"\r\n").rpartition(b"\n")[2]
+    while True:
+        before = text(begin - near, near)
+        _, above, line = before.rstrip(b"\r\n").rpartition(b"\n")
+        # Descriptions that were merged may be long.
+        if above or near == begin or near > HEADER_BYTES_MAX:
+            break
+        near = min(begin, near * 16)
     if not before.endswith(b"\n") or line[:1] != b">" or line[1:].split()[:1] != [sequence.name]:
         raise ValueError("a sequence of the index does not begin where it says")
     lines, rest = divmod(max(0, sequence.length - 1), bases or 1)
@@ -382,10 +398,10 @@ def _check_cram(found: Index, data: _Ranges) -> None:
     if header.size > HEADER_BYTES_MAX:
         raise ValueError("the header is too large to look through")
     at += header.header_size
-    contigs = cram.contigs_of(data.range(at, header.size))
+    contigs, taken = cram.contigs_of(data.range(at, header.size + cram.SLACK_BYTES))
     if contigs < found.contigs:
         raise ValueError(f"the data has {contigs} contigs, the index {found.contigs}")
-    at += header.size
+    at += max(header.size, taken)
     for place, within, size in found.slices:
         here = container(place)
         if within not in here.landmarks or within + size > here.size:

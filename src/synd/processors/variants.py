@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synd.errors import StageFailed
-from synd.jobs.failures import Failure
 from synd.processors import verify
-from synd.processors.alignment import UNSORTED, explainer
+from synd.processors.alignment import UNSORTED, explainer, prove_end
 from synd.processors.base import ArtifactKind, Made, Stored, Work
 from synd.processors.containers import Container, has_eof_block
 from synd.processors.detect import Detected, Format
@@ -18,25 +16,22 @@ from synd.processors.workshop import Workshop
 def data(shop: Workshop) -> Made:
     """DATA of a BCF: the source, or a sorted copy."""
     source = shop.bytes_at
-    if shop.detected.container is Container.BGZF:
-        if not has_eof_block(source):
-            raise StageFailed(
-                "the file was cut: the block that must end it is missing",
-                failure=Failure.SOURCE_TRUNCATED,
-            )
-        if (built := _try_index(shop, source)) is not None:
-            shop.facts.index = built
-            return Made(
-                ArtifactKind.DATA,
-                f"md5:{shop.source.md5}",
-                shop.source.size,
-                shop.toolchain(),
-                suffix=".bcf",
-                alias_of="source",
-                work=Work.INDEX_ONLY,
-            )
+    prove_end(shop)
+    packed = shop.detected.container is not Container.BGZF
+    if not packed and (built := _try_index(shop, source)) is not None:
+        shop.facts.index = built
+        return Made(
+            ArtifactKind.DATA,
+            f"md5:{shop.source.md5}",
+            shop.source.size,
+            shop.toolchain(),
+            suffix=".bcf",
+            alias_of="source",
+            work=Work.INDEX_ONLY,
+        )
     shop.need_room()
-    shop.linked("src", source)
+    if not packed:
+        shop.linked("src", source)
     path = shop.file("data.bcf")
     caps = shop.caps
     command = shop.command(
@@ -47,12 +42,20 @@ def data(shop: Workshop) -> Made:
         *("-T", "spill"),
         *("-O", f"b{caps.bgzf_level}"),
         *("-o", "-"),
-        "src",
+        "-" if packed else "src",
     )
     with shop.pipe() as pipe:
         mine, its = pipe.channel()
-        shop.progress.watch(pipe.start(command, writes=its))
+        if packed:
+            reads, feed_fd = pipe.channel()
+            pipe.start(command, reads=reads, writes=its)
+        else:
+            shop.progress.watch(pipe.start(command, writes=its))
         consumer = pipe.consume(mine, lambda file: verify.keep(file, path))
+        if packed:
+            with pipe.feed(feed_fd) as feed, shop.decoding() as chunks:
+                for chunk in chunks:
+                    feed.write(chunk)
         pipe.finish().check(explainer(Format.BCF))
         kept = consumer.result()
     if not has_eof_block(path):
