@@ -240,7 +240,12 @@ class ReadyFiles:
             raise NotFound(f"{target} is no file of the service", path=target)
         self._places.follow(row)
         if place.version is not None:
-            raise NotSupported("only the present version of a file is prepared")
+            row = (await self._places.resolve(syn(row.id))).row or row
+            if row.version != place.version:
+                raise NotSupported(
+                    f"only the present version of a file is prepared: that of {row.name!r} is {row.version}",
+                    entity=syn(row.id),
+                )
         if not row.current:
             row = await self._sizes.one(row)
         if row.unmet_terms or row.key is None:

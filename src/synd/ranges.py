@@ -32,7 +32,7 @@ class FileSlice(NamedTuple):
     size: int
 
 
-_SPEC = re.compile(r"bytes=(\d*)-(\d*)", re.IGNORECASE)
+_SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 
 
 def parse_range(header: str | None, size: int) -> ByteRange | None:
@@ -43,25 +43,33 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
     """
     if header is None:
         return None
-    if "," in header and header.lower().startswith("bytes="):
+    unit, _, listed = header.strip().partition("=")
+    wanted = [part for part in map(str.strip, listed.split(",")) if part]
+    matches = [match for match in map(_SPEC.fullmatch, wanted) if match and (match[1] or match[2])]
+    if unit.lower() != "bytes" or not matches or len(matches) < len(wanted):
+        raise UsageError(f"malformed Range header {header[:100]!r}", hint="write bytes=FIRST-LAST")
+    if len(matches) > 1:
         return None
-    match = _SPEC.fullmatch(header.strip())
-    if match is None or (not match[1] and not match[2]):
-        raise UsageError(f"malformed Range header {header!r}", hint="write bytes=FIRST-LAST")
+    match = matches[0]
     if not match[1]:
-        last_n = int(match[2])
+        last_n = _number(match[2])
         if last_n == 0 or size == 0:
-            raise RangeNotSatisfiable(f"range {header!r} is empty")
+            raise RangeNotSatisfiable(f"range {header[:100]!r} is empty")
         return ByteRange(max(0, size - last_n), size)
-    start = int(match[1])
-    end = int(match[2]) + 1 if match[2] else size
+    start = _number(match[1])
+    end = _number(match[2]) + 1 if match[2] else size
     if match[2] and end <= start:
         raise UsageError(
-            f"malformed Range header {header!r}", hint="the last byte precedes the first"
+            f"malformed Range header {header[:100]!r}", hint="the last byte precedes the first"
         )
     if start >= size:
-        raise RangeNotSatisfiable(f"range {header!r} starts past the end ({size} bytes)")
+        raise RangeNotSatisfiable(f"range {header[:100]!r} starts past the end ({size} bytes)")
     return ByteRange(start, min(end, size))
+
+
+def _number(digits: str) -> int:
+    """What digits say; one that no file reaches when there are more than Python takes."""
+    return int(digits.lstrip("0")[:20] or "0")
 
 
 def clip(wanted: ByteRange, size: int) -> ByteRange:

@@ -29,20 +29,28 @@ class TestParse:
             ("bytes=-1000", (0, 100)),
             ("BYTES=5-9", (5, 10)),
             ("bytes=0-1,5-6", None),
+            ("bytes= 0-1, -6,", None),
+            ("bytes=, 3-5", (3, 6)),
+            ("bytes=0-" + "9" * 5000, (0, 100)),
+            ("bytes=-" + "9" * 5000, (0, 100)),
+            ("bytes=" + "0" * 5000 + "7-8", (7, 9)),
         ],
     )
     def test_parse_when_satisfiable_is_the_clipped_range(self, header, wanted):
         """Ends are inclusive on the wire and half open here; several ranges are the whole."""
         assert parse_range(header, 100) == wanted
 
-    @pytest.mark.parametrize("header", ["bytes=100-", "bytes=-0", "bytes=500-600"])
+    @pytest.mark.parametrize(
+        "header", ["bytes=100-", "bytes=-0", "bytes=500-600", f"bytes={'9' * 5000}-"]
+    )
     def test_parse_when_past_the_end_is_not_satisfiable(self, header):
         """416."""
         with pytest.raises(RangeNotSatisfiable):
             parse_range(header, 100)
 
     @pytest.mark.parametrize(
-        "header", ["", "bytes", "bytes=-", "bytes=a-b", "items=0-1", "bytes=5-2"]
+        "header",
+        ["", "bytes", "bytes=-", "bytes=a-b", "items=0-1", "bytes=5-2", "bytes=,", "bytes=0-1,x"],
     )
     def test_parse_when_malformed_is_refused(self, header):
         """400."""

@@ -383,6 +383,10 @@ def test_new_content_is_made_anew(world: World) -> None:
     server.new_version(file, new)
     eventually(lambda: prepare(world, file)["jobs"], timeout_s=60, what="a job for the new bytes")
     assert sorted(new.splitlines()) == sorted(records(world, file))
+    head = get(world, f"{ready.DATA}/{file}", "-I")[0]
+    # By its number the present version is the same file; an older one is not prepared.
+    assert (200, 200) == (head, get(world, f"{ready.DATA}/{file}.2", "-I")[0])
+    assert 501 == get(world, f"{ready.DATA}/{file}.1")[0]
     before = len(jobs(world))
     server.new_version(file, old)
 
