@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,12 @@ async def create_record_based(
     with tempfile.TemporaryDirectory(prefix="synd-curation-") as aside, ExitStack() as stack:
         read = csvfile.whole(template, Path(aside))
         path = await asyncio.to_thread(stack.enter_context, read)
+        own = await asyncio.to_thread(
+            partial(spelling.either, path, Path(aside) / "own.csv", CsvFormat(), exported=False)
+        )
+        if own != path:
+            stack.enter_context(csvfile.named(own, str(template)))
+            path = own
         facts = await asyncio.to_thread(csvfile.facts, path)
         _check_key(upsert_key, facts.names, template)
         await _check_free(client, project, data_type, deadline)

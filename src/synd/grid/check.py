@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from synd.client.wire_grids import CsvFormat
 from synd.errors import NotFound, UsageError
-from synd.grid import csvfile
+from synd.grid import csvfile, spelling
 from synd.grid.schema import column_type, properties
 from synd.grid.values import Message, messages_of
 from synd.validation import Checker
@@ -71,16 +72,31 @@ def check_csv(
     *,
     most: int | None = None,
 ) -> CheckReport:
-    """Each row of a CSV as an object against a schema, its cells read by the types the schema gives.
+    """Each row of a CSV as an object against a schema, its cells read by the types the schema gives. A file as the
+    service exports it is read as that, unless it comes through a pipe.
 
     An empty cell is no key at all, or null where the key is demanded: what the service makes of it. `most`: invalid
     rows that are kept to be shown; all are counted. Raises NotFound and UsageError for a file or schema that
     cannot be used. Cost: some 0.05 ms a row of the example.
     """
+    form = form or CsvFormat()
+    if not path.is_file():
+        return _checked(path, schema, form, most)
+    with tempfile.TemporaryDirectory(prefix="synd-check-") as aside:
+        read = spelling.either(path, Path(aside) / "rows.csv", form, exported=False)
+        if read == path:
+            return _checked(path, schema, form, most)
+        with csvfile.named(read, str(path)):
+            return _checked(read, schema, form, most)
+
+
+def _checked(
+    path: Path, schema: Mapping[str, object], form: CsvFormat, most: int | None
+) -> CheckReport:
     checker = Checker(schema)
     told = properties(schema)
     # Opened once: it may be a pipe.
-    names, lines = csvfile.opened(path, form or CsvFormat())
+    names, lines = csvfile.opened(path, form)
     kinds = {name: column_type(told.get(name)) for name in names}
     invalid: list[RowCheck] = []
     total = wrong = 0

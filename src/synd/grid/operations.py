@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -96,6 +97,12 @@ async def import_csv(
             name = Path(source).name
             read = csvfile.whole(Path(source), aside)
             path = await asyncio.to_thread(stack.enter_context, read)
+            own = await asyncio.to_thread(
+                partial(spelling.either, path, aside / "own.csv", form, exported=False)
+            )
+            if own != path:
+                stack.enter_context(csvfile.named(own, str(source)))
+                path = own
             # What is wrong with a file is told without a network.
             facts = await asyncio.to_thread(_facts, path, form, given)
         else:

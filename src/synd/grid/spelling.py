@@ -46,16 +46,19 @@ def to_common(source: Path, target: Path, form: CsvFormat) -> None:
         out.writelines(spelled_line(cells, common) for cells in reader if cells)
 
 
-def either(source: Path, aside: Path, form: CsvFormat) -> Path:
+def either(source: Path, aside: Path, form: CsvFormat, *, exported: bool = True) -> Path:
     r"""`source`, or a copy at `aside` as RFC 4180 when it is in the service's spelling.
 
     For a file that came from the service and was then edited by anything. Only ``\"`` and ``\\`` are taken for
     escapes, and only if the whole file can be read so: a lone backslash that somebody wrote stays a letter. A cell
-    that somebody began with two (``\\server``) cannot be told from one that the service began with one. Raises
+    that somebody began with two (``\\server``) cannot be told from one that the service began with one. Not
+    `exported`: it may be anybody's, and is the service's only where the common spelling does not hold. Raises
     NotFound, CacheFull.
     """
     try:
         if not form.escape or form.escape == form.quote or not _has_pairs(source, form):
+            return source
+        if not exported and _is_common(source, form):
             return source
         return aside if _respelled(source, aside, form) else source
     except OSError as error:
@@ -74,6 +77,24 @@ def _has_pairs(path: Path, form: CsvFormat) -> bool:
                 return True
             last = data[-8:]
     return False
+
+
+def _is_common(path: Path, form: CsvFormat) -> bool:
+    """Whether a file is a table as RFC 4180 has it, without an escaped quote in any cell."""
+    csvfile.allow_long_cells()
+    escaped = form.escape + form.quote
+    width = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            for row in csv.reader(
+                text, delimiter=form.separator, quotechar=form.quote, strict=True
+            ):
+                width = width or len(row)
+                if row and (len(row) != width or any(escaped in cell for cell in row)):
+                    return False
+    except (csv.Error, UnicodeDecodeError):
+        return False
+    return True
 
 
 # Two code points that are no characters, and so in no text: they stand for escaped signs while quotes are read.

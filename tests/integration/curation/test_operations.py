@@ -343,6 +343,18 @@ class TestSpelling:
 
         assert ["C:\\new", 'say "x"'] == [row.cells["text"] for row in rows]
 
+    def test_file_when_the_service_exported_it_goes_back_as_it_was(
+        self, curator: Curator, tmp_path
+    ):
+        """A record set's own CSV, copied and imported, or made the first content of another."""
+        exported = simple(tmp_path, 'id,text\na,[\\"x\\"]\nb,"[\\"x\\",\\"y\\"]"\n')
+        grid = curator.session(exported, ["id"]).id
+        curator.do(lambda c: operations.import_csv(c, grid, exported))
+
+        rows = list(curator.do(lambda c: operations.get_snapshot(c, grid)).rows())
+
+        assert ['["x"]', '["x","y"]'] == [row.cells["text"] for row in rows]
+
 
 class TestDownload:
     @pytest.mark.req("S0-03", "S0-10")

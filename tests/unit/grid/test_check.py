@@ -224,3 +224,30 @@ class TestChecker:
 
         assert found == json.loads(json.dumps(found))
         assert "#: 3 schema violations found" == found["validationErrorMessage"]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [r"[\"a\"],x", r'"[\"a\",\"b, c\"]","C:\\new"', '"[""a"", ""b""]",x'],
+    ids=["no separator", "quoted", "the common spelling"],
+)
+def test_file_when_the_service_exported_it_is_read_as_that(tmp_path, cells):
+    """A quote that stands behind a backslash is the service's way; a check says of it what the import does."""
+    report = check_csv(written(tmp_path, f"id,tags,note\nP1,{cells}\n"), {**PEOPLE, "required": []})
+
+    assert report.is_valid
+
+
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        (r'P1,"C:\dir, x\",\\server\x', ["P1", "C:\\dir, x\\", r"\\server\x"]),
+        (r'P1,"x,\",",y"', ["P1", "x,\\", ",y"]),
+    ],
+)
+def test_file_when_its_backslashes_are_letters_keeps_them(tmp_path, line, row):
+    """What RFC 4180 reads without an escaped quote is nobody's export."""
+    schema = {"properties": {"note": {"enum": ["?"]}, "tags": {"enum": ["?"]}}}
+    report = check_csv(written(tmp_path, f"id,tags,note\n{line}\n"), schema)
+
+    assert row == list(report.invalid[0].cells.values())
