@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 from synd.errors import StageFailed
 from synd.processors import bgzf, cram
 from synd.processors.containers import Container
-from synd.processors.detect import INTERVALS, Detected, Format
+from synd.processors.detect import BED_FAMILY, INTERVALS, Detected, Format
 from synd.processors.indexes import SUFFIXES, Index, Sequence, read_index
 from synd.processors.normalise import VCF, rules
 
@@ -29,8 +29,10 @@ _SEQUENCES = 16
 _JOINED = 1 << 10
 """Empty blocks in a row that are looked through."""
 _CONTIG = re.compile(rb"##contig=<(?:.*,)?ID=([^,>]+)")
-_IDLE_LINE = re.compile(rb"#|\s*$|(?:track|browser)\s(?![0-9]+\t[0-9]+(?:\t|$))")
-"""No record. A contig may be called `track` too."""
+_IDLE_LINE = re.compile(rb"#|\s*$")
+"""No record."""
+_IDLE_BED = re.compile(rb"#|\s*$|(?:track|browser)\s(?![0-9]+\t[0-9]+(?:\t|$))")
+"""A contig may be called `track` too."""
 
 
 def candidates(name: str) -> list[str]:
@@ -247,8 +249,9 @@ def _check_text(found: Index, data: _Ranges, format: Format) -> None:
     beginning = _Beginning(data)
     declared: set[bytes] = set()
     first: tuple[int, bytes] | None = None
+    idle = _IDLE_BED if format in BED_FAMILY else _IDLE_LINE
     for at, line in beginning.lines():
-        if not _IDLE_LINE.match(line):
+        if not idle.match(line):
             first = at, line.split(b"\t", 1)[0]
             break
         if declaration := _CONTIG.match(line):
@@ -266,7 +269,7 @@ def _check_text(found: Index, data: _Ranges, format: Format) -> None:
     if place is None or place > at or (place and beginning.data[place - 1 : place] != b"\n"):
         raise ValueError("the index begins where no first record stands")
     behind = _behind(found, data, _NEAR_BYTES)
-    if len(behind) == _NEAR_BYTES or not all(map(_IDLE_LINE.match, behind.split(b"\n"))):
+    if len(behind) == _NEAR_BYTES or not all(map(idle.match, behind.split(b"\n"))):
         raise ValueError("the data has more records than the index knows")
 
 

@@ -127,6 +127,51 @@ def test_bed_when_odd_but_legal_then_is_prepared(tmp_path, tools, lines):
     assert result.made(ArtifactKind.INDEX).records == lines.count(b"\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "x.vcf",
+            VCF.replace(b"chr1\t", b"track\t").replace(b"##contig=<ID=chr1,length=1000>\n", b""),
+        ),
+        ("x.gff3", b"##gff-version 3\nbrowser\tx\tgene\t5\t9\t.\t+\t.\tID=a\n"),
+    ],
+)
+def test_contig_when_named_as_a_track_is_one(tmp_path, tools, name, text):
+    """Lines for a browser are a matter of BED alone."""
+    assert genomics.records(made(tmp_path, tools, name, text).data) == text
+
+
+@pytest.mark.parametrize("reference", [False, True], ids=["without reference", "of a reference"])
+def test_cram_when_unsorted_within_a_slice_then_is_sorted(tmp_path, tools, reference):
+    """The index build of CRAM takes any order within a slice; a region would lack records then."""
+    lines = SAM.replace(b"chr1\t10\t", b"chr1\t500\t") + (
+        b"c\t0\tchr1\t10\t30\t4M\t*\t0\t0\tACGT\tIIII\n"
+    )
+    options = ["no_ref=1", "reference=" + str(tmp_path / "r.fa")]
+    (tmp_path / "r.fa").write_text(">chr1\n" + "ACGT" * 250 + "\n>chr2\n" + "ACGT" * 250 + "\n")
+    data = piped(lines, "samtools", "view", "-O", f"cram,{options[reference]}", "-")
+    # With the reference at hand, by a path that stands in the header.
+    result = made(tmp_path, tools, "x.cram", data)
+
+    assert result.finished.work is Work.SORT_INDEX
+    index = f"{result.data}.crai"
+    if not (tmp_path / index).exists():
+        (tmp_path / index).symlink_to(result.index)
+    found = piped(b"", "samtools", "view", "-c", result.data, "chr1:1-20")
+    assert found.strip() == b"1"
+
+
+def test_index_of_alignments_always_is_built_without_further_threads(tmp_path, tools):
+    """With them htslib 1.16 now and then waits for ever on a damaged header."""
+    path = tmp_path / "x.bam"
+    path.write_bytes(bam())
+    result = genomics.make(genomics.order(path, tmp_path / "work", tools=tools, tool_threads=2))
+
+    (index,) = [argv for argv in result.recorder.commands("samtools") if argv[0] == "index"]
+    assert "-@" not in index
+
+
 BAD = {
     "header cut.bam": (lambda: bgzf(b"BAM\1"), Failure.SOURCE_CORRUPT),
     "header length.bam": (
