@@ -290,11 +290,12 @@ def watch(
     deadline = within(timeout, "watching the grid")
 
     async def work(client: SynapseClient) -> Any:
-        last = None
+        last, shown = None, False
         async for snapshot in watch_grid(client, session, deadline=deadline):
             last = snapshot
             if not snapshot.decoded:
                 break
+            shown = True
             told = snapshot.validation_summary
             output.emit(
                 _summary(told),
@@ -302,10 +303,13 @@ def watch(
                 human=lambda told=told: output.say(_line(told)),  # type: ignore[misc]
             )
             output.flush()
-        return last
+        return last, shown
 
-    last = ask(work)
-    if last is not None and not last.outcome.complete and last.outcome.reason is not Reason.TIMEOUT:
+    last, shown = ask(work)
+    if last is None:
+        # It was over before anything could be read.
+        deadline.check()
+    elif not last.outcome.complete and not (shown and last.outcome.reason is Reason.TIMEOUT):
         raise last.outcome.error(session)
 
 

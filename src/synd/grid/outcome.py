@@ -88,13 +88,18 @@ class Outcome:
     def __str__(self) -> str:
         if self.reason is None:
             return self.kind.value
+        return f"{self.kind} {self._why}"
+
+    @property
+    def _why(self) -> str:
         where = f" in phase {self.phase}" if self.phase else ""
         said = f": {self.message}" if self.message else ""
-        return f"{self.kind} ({self.reason}{where}){said}"
+        return f"({self.reason}{where}){said}"
 
     def error(self, session: str) -> SyndError:
         """The error to raise where only a complete grid will do."""
-        text = f"grid session {session} was read {self}"
+        how = "could not be read" if self.kind is Kind.FAILED else "was read in part only"
+        text = f"grid session {session} {how} {self._why}"
         if self.reason is Reason.TIMEOUT:
             return DeadlineExceeded(text, hint="give it more time, or try later", entity=None)
         if self.reason is Reason.HANDSHAKE and self.status in (401, 403):

@@ -606,6 +606,15 @@ class TestSyncDeleteWatch:
         assert (0, "8 rows: 5 valid, 3 invalid, 0 pending\n") == (text.code, text.out)
         assert (1, "invalid") == (told["schema"], told["verdict"])
 
+    def test_watch_when_the_service_is_silent_is_no_success(self, synd: Run, curator, filled):
+        """The end of the time is none only when there was something to tell."""
+        curator.registry.fault(path="/grid/", action="delay", seconds=5, times=0)
+
+        said = synd("grid", "watch", filled, "--timeout", "1")
+
+        assert (LATER, "") == (said.code, said.out)
+        assert f"grid session {filled} could not be read (timeout" in said.err
+
 
 class TestCurate:
     def test_tasks_when_made_are_listed_and_shown(self, synd: Run, curator):
