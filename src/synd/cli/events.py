@@ -45,6 +45,7 @@ def events(
     """
     from synd.control import contract
     from synd.control.connect import Control
+    from synd.errors import DaemonNotRunning
 
     for event in Control.here().events(since=start(since, time.time()), follow=follow):
         if as_json:
@@ -52,6 +53,8 @@ def events(
         else:
             output.say(line(event))
             output.flush()
+    if follow:
+        raise DaemonNotRunning("the daemon has ended", hint="`synd status` says whether it is back")
 
 
 def start(text: str | None, now: float) -> str:

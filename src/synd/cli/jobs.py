@@ -283,6 +283,7 @@ def logs(
     """Show what a job's programs said. Example: `synd logs -f 3f2a`."""
     from synd.control import contract
     from synd.control.connect import Control
+    from synd.errors import DaemonNotRunning
 
     control = Control.here()
     route = f"{contract.JOBS}/{quote(id, safe='')}/log"
@@ -293,6 +294,10 @@ def logs(
             else:
                 sys.stdout.write(str(event["data"]["text"]))
                 output.flush()
+        if control.job(id)["state"] in ("pending", "running"):
+            raise DaemonNotRunning(
+                "the daemon ended before the job did", hint=f"`synd logs -f {id}` goes on"
+            )
         return
     part: JobLog = control.get(route)
     text = part["text"]
@@ -356,10 +361,11 @@ def _tell(j: Job) -> None:
 
 
 def _watch(control: Control, kinds: Sequence[str] | None, *, as_json: bool) -> None:
-    """Shows jobs as they change, until Ctrl-C or the daemon's end; a bar for each that runs."""
+    """Shows jobs as they change, until Ctrl-C; a bar for each that runs. Raises DaemonNotRunning at the daemon's end."""
     from typing import cast
 
     from synd.control import contract
+    from synd.errors import DaemonNotRunning
 
     if kinds:
         _listed(control, kinds, everything=False, most=1)
@@ -391,6 +397,7 @@ def _watch(control: Control, kinds: Sequence[str] | None, *, as_json: bool) -> N
                     for j in running
                 ],
             )
+    raise DaemonNotRunning("the daemon has ended", hint="`synd status` says whether it is back")
 
 
 def follow(control: Control, started: Job, text: str) -> Job:

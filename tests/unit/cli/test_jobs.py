@@ -40,11 +40,13 @@ class TestList:
         assert "no jobs are paused" in synd("jobs", "resume").out
 
     def test_list_when_followed_is_a_line_per_change(self, synd, daemon, two):
-        """Until the daemon ends; with --json one object each."""
+        """With --json one object each; that the daemon ended is told, as it is no end of the jobs."""
         done = {**daemon.known[two[0]], "state": "completed"}
         for event in ({"kind": "job", "at": NOW, "data": done}, None):
             daemon.work.source.put_nowait(event)
-        lines = synd("jobs", "--follow").out.splitlines()
+        said = synd("jobs", "--follow")
+        lines = said.out.splitlines()
+        assert (69, True) == (said.code, "the daemon has ended" in said.err)
         assert [
             f"{two[0]}  prefetch  running  P/a",
             f"{two[1]}  verify  running  P/b",
@@ -54,8 +56,9 @@ class TestList:
             daemon.work.source.put_nowait(event)
         told = [json.loads(line) for line in synd("jobs", "-f", "--json").out.splitlines()]
 
-        assert [1, 1, 1] == [one["schema"] for one in told]
-        assert "completed" == told[-1]["job"]["state"]
+        assert [1, 1, 1, 1] == [one["schema"] for one in told]
+        assert "completed" == told[-2]["job"]["state"]
+        assert "DaemonNotRunning" == told[-1]["error"]["type"]
 
     def test_clean_forgets_what_ended(self, synd, daemon, two):
         """What is active stays."""
@@ -106,11 +109,14 @@ class TestMany:
 
 class TestLogs:
     def test_logs_are_what_its_programs_said(self, synd, daemon, two):
-        """As a whole, or as it comes."""
+        """As a whole, or as it comes; when they stop coming before the job has ended, that is no success."""
         daemon.work.said[two[0]] = "one\ntwo\n"
+        cut = synd("logs", "-f", two[0])
+        assert (69, "one\ntwo\n") == (cut.code, cut.out)
+        daemon.known[two[0]] = {**daemon.known[two[0]], "state": "completed"}
 
         assert "one\ntwo\n" == synd("logs", two[0]).out
-        assert "one\ntwo\n" == synd("logs", "-f", two[0]).out
+        assert (0, "one\ntwo\n") == ((said := synd("logs", "-f", two[0])).code, said.out)
         assert "one\ntwo\n" == synd("logs", two[0], "--json").json["text"]
         assert "one\ntwo\n" == synd("logs", "-f", two[0], "--json").json["text"]
         assert "it said nothing" in synd("logs", two[1]).out
