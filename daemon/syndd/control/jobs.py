@@ -15,6 +15,8 @@ from syndd.control.services import DaemonServices
 from syndd.control.watch import live
 
 Kinds = Annotated[list[str] | None, Body(embed=True)]
+NUMBER_MAX = (1 << 63) - 1
+"""The largest that SQLite and files take."""
 
 
 def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
@@ -25,7 +27,7 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
     async def jobs(
         all: bool = False,
         kind: Annotated[list[str] | None, Query()] = None,
-        limit: Annotated[int | None, Query(ge=1)] = None,
+        limit: Annotated[int | None, Query(ge=1, le=NUMBER_MAX)] = None,
     ) -> JSONResponse:
         """Pending and running jobs, newest first; with `all`, ended ones too."""
 
@@ -67,7 +69,7 @@ def router(services: DaemonServices, ending: asyncio.Event) -> APIRouter:
 
     @routes.get(contract.JOBS + "/{id}/log", **shape(contract.JobLog))
     async def log(
-        id: str, offset: Annotated[int, Query(ge=0)] = 0, follow: bool = False
+        id: str, offset: Annotated[int, Query(ge=0, le=NUMBER_MAX)] = 0, follow: bool = False
     ) -> Response:
         """What a job's programs said; with `follow` as server-sent events until the job has ended."""
         part = services.work.log(id, offset)

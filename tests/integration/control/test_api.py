@@ -285,6 +285,17 @@ class TestJobs:
         with pytest.raises(errors.NotFound):
             list(api.control.stream(f"{contract.JOBS}/nope/log", follow=1))
 
+    @pytest.mark.parametrize(
+        ("route", "query"), [(contract.JOBS, "limit"), (f"{contract.JOBS}/{{}}/log", "offset")]
+    )
+    def test_number_that_nothing_holds_is_bad_usage(self, api, route, query):
+        """400 as any other number out of bounds, where the database or a file would refuse it."""
+        made = api.control.post(contract.PREFETCH, {"targets": ["syn5"]})
+
+        for number in (-1, 1 << 63):
+            with pytest.raises(errors.UsageError):
+                api.control.get(route.format(made["id"]), **{query: number})
+
     def test_job_when_unknown_is_not_found(self, api):
         """404, whatever signs the id holds."""
         with pytest.raises(errors.NotFound):
