@@ -163,7 +163,8 @@ def _delete_acl(request: Request) -> Reply:
     with db.write() as tx:
         where = _owned(request, entity)
         if where.benefactor != entity:
-            raise forbidden(f"{syn(entity)} inherits its access control list already.")
+            # The service's own words: the official client goes on over them, by these alone.
+            raise forbidden("Resource already inherits its permissions.")
         if get(db, entity).kind == "project":
             raise forbidden("A project must have an access control list.")
         access.drop_acl(tx, entity)

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from prelude import WORK, fails_with, login, md5, unique, write
+from prelude import OLD, WORK, fails_with, login, md5, unique, write
 from synapseclient.models import Activity, File, Folder, Project, UsedURL
 
 syn = login()
@@ -53,6 +53,15 @@ permissions = File(id=file.id).get_permissions()
 assert permissions.can_edit
 File(id=file.id).set_permissions(principal_id=273949, access_type=["READ"])
 assert File(id=file.id).get_acl(principal_id=273949) == ["READ"]
+
+if not OLD:
+    # A list that went with the folder above is met again, as inherited, and gone over.
+    shared = Folder(name="shared", parent_id=project.id).store()
+    below = Folder(name="below", parent_id=shared.id).store()
+    for one in (shared, below):
+        one.set_permissions(principal_id=273949, access_type=["READ"])
+    shared.delete_permissions(recursive=True, include_container_content=True)
+    assert not shared.list_acl(recursive=True, include_container_content=True).all_entity_acls
 
 found = File.from_path(path=write("again.txt", "two\n"))
 assert found.id in (file.id, copy.id)
