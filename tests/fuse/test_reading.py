@@ -171,12 +171,13 @@ def test_xattrs_read_list_and_miss(root: Path) -> None:
 def test_statfs_answers(root: Path) -> None:
     """df sees the numbers of the tree."""
     told = client(
-        "s = os.statvfs(argv[0]); print(s.f_bsize, s.f_blocks, s.f_bfree, s.f_namemax)",
+        "s = os.statvfs(argv[0])\n"
+        "print(s.f_bsize, s.f_blocks, s.f_bfree, s.f_namemax, s.f_files, s.f_ffree, s.f_favail)",
         root,
         root=root,
     )
 
-    assert told == f"4096 {1 << 28} {1 << 27} 255"
+    assert told == f"4096 {1 << 28} {1 << 27} 255 12345 678 678"
 
 
 @pytest.mark.parametrize("name", ["nope", "folder/nope", "hello.txt/nope", "n" * 256])

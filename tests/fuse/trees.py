@@ -55,7 +55,7 @@ class Tree:
         return []
 
     def statfs(self) -> StatFs:
-        return StatFs(4096, 1 << 28, 1 << 27, 12345)
+        return StatFs(4096, 1 << 28, 1 << 27, 12345, 678)
 
     # Changes, each refused.
 

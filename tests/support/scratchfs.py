@@ -338,7 +338,7 @@ class ScratchFS:
         return list(self._node(node).xattrs)
 
     def statfs(self) -> StatFs:
-        return StatFs(4096, 1 << 28, 1 << 27, len(self._nodes))
+        return StatFs(4096, 1 << 28, 1 << 27, len(self._nodes), 1 << 20)
 
     # Changing.
 

@@ -738,8 +738,8 @@ class SynapseFs:
         try:
             disk = self._contents.statvfs()
         except OSError:
-            return StatFs(4096, 1 << 28, 1 << 28, 1 << 20)
-        return StatFs(disk.f_frsize, disk.f_blocks, disk.f_bavail, disk.f_files)
+            return StatFs(4096, 1 << 28, 1 << 28, 1 << 20, 1 << 20)
+        return StatFs(disk.f_frsize, disk.f_blocks, disk.f_bavail, disk.f_files, disk.f_favail)
 
     # Changes, by the service.
 

@@ -111,6 +111,7 @@ class StatFs(NamedTuple):
     blocks: int
     free: int
     files: int
+    files_free: int
 
 
 class Filesystem(Protocol):

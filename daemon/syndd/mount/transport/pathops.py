@@ -240,7 +240,7 @@ class Operations:
 
     @answered
     def statfs(self, path: str) -> dict[str, int]:
-        block, blocks, free, files = self._fs.statfs()
+        block, blocks, free, files, files_free = self._fs.statfs()
         return {
             "f_bsize": block,
             "f_frsize": block,
@@ -248,6 +248,8 @@ class Operations:
             "f_bfree": free,
             "f_bavail": free,
             "f_files": files,
+            "f_ffree": files_free,
+            "f_favail": files_free,
             "f_namemax": _NAME_MAX,
         }
 

@@ -88,10 +88,10 @@ def written(unique: int, size: int) -> bytes:
 
 
 def statfs(unique: int, sizes: StatFs) -> bytes:
-    block, blocks, free, files = sizes
+    block, blocks, free, files, files_free = sizes
     return wire.STATFS_REPLY.pack(
         wire.STATFS_REPLY.size, 0, unique,
-        blocks, free, free, files, 0, block, wire.NAME_MAX, block,
+        blocks, free, free, files, files_free, block, wire.NAME_MAX, block,
     )  # fmt: skip
 
 
