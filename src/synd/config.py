@@ -343,6 +343,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
+    "poll_per_minute": (1, 1_000_000),
+    "read_timeout_s": (0.1, 86400),
+    "connect_timeout_s": (0.1, 86400),
     "uploads_at_once": (1, 256),
     "delete_hold_percent": (1, 100),
     "jobs": (0, 1024),

@@ -75,7 +75,7 @@ def due(
         # A check in the future means that the clock was set back: ask again.
         age = (now_ns - row.checked_ns) / NS if row.checked_ns <= now_ns else float("inf")
         if age >= every:
-            late.append((age / every, row))
+            late.append((age / every if every else age, row))
     late.sort(key=lambda pair: -pair[0])
     return [row for _, row in late]
 
@@ -208,8 +208,7 @@ class Poller:
         age, folder = max(
             ((max(0, now_ns - r.checked_ns) / NS, r.id) for r in rows), default=(0.0, 0)
         )
-        per_second = self._per_minute / 60
-        bound = max(self._fresh_s, len(rows) / per_second if per_second else float("inf"))
+        bound = max(self._fresh_s, len(rows) / (self._per_minute / 60))
         return Freshness(self._fresh_s, len(rows), age, folder, bound)
 
 

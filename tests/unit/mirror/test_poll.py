@@ -63,6 +63,13 @@ def test_due_are_those_whose_time_is_over(rows, ids):
     assert ids == [r.id for r in due(rows, NOW * NS, fresh_s=FRESH, idle_s=IDLE)]
 
 
+def test_due_when_the_interval_is_nothing_then_is_everything_oldest_first():
+    """`freshness_s = 0` asks about every visited folder at each look."""
+    rows = [folder(1, checked=0), folder(2, checked=5)]
+
+    assert [2, 1] == [r.id for r in due(rows, NOW * NS, fresh_s=0.0, idle_s=0.0)]
+
+
 ROW = Row(
     EntityId(5), EntityId(1), "a", b"a", "file", Version(2), 1, 10, "", -1, "", None, None, None,
     "", "", "s3", None, None, None, 0, None,
