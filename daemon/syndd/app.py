@@ -92,6 +92,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.2
 TEND_S = 30.0
+OWING_S = 1.0
+"""What many readers brought in at once is evicted so soon after they have closed it."""
+
 GARBAGE_FROM = 20_000
 """New objects until the young are searched for cycles: thousands of requests under way are no garbage."""
 
@@ -514,7 +517,10 @@ class App:
 
     async def _tend(self) -> None:
         while True:
-            await asyncio.sleep(TEND_S)
+            for _ in range(round(TEND_S / OWING_S)):
+                await asyncio.sleep(OWING_S)
+                if self._cache.owes:
+                    break
             await asyncio.to_thread(self._cache.tend)
 
     async def _tend_headroom(self) -> None:

@@ -131,6 +131,8 @@ class Cache:
         self._evict_lock = threading.Lock()
         self._evictions = 0
         self._next_eviction_s = 0.0
+        self._stuck = 0
+        """How much was in use when the last eviction freed less than it should; 0: it did."""
         self._grown = 0
         self._sync_lock = threading.Lock()
         self._doubtful = True
@@ -373,6 +375,14 @@ class Cache:
         tenth = found.f_blocks * found.f_frsize // 10
         return found.f_bavail * found.f_frsize, min(self.limits.keep_free_bytes, tenth)
 
+    @property
+    def owes(self) -> bool:
+        """Whether less is in use than when an eviction fell short: then `tend` is due at once."""
+        return self._stuck > 0 and self._in_use() < self._stuck
+
+    def _in_use(self) -> int:
+        return len(self._held) + len(self.partials.open_partials())
+
     def tend(self) -> None:
         """For a worker to call about once a minute: use times, limits, and now and then a sync."""
         self._save_use_times()
@@ -391,6 +401,7 @@ class Cache:
 
     def _evict(self, needed: int, usage: Usage, free: int) -> int:
         """Holds the eviction lock."""
+        self._stuck = 0
         limits = replace(self.limits, keep_free_bytes=usage.keep_free_bytes)
         room = Room(
             used_bytes=usage.used_bytes,
@@ -418,6 +429,7 @@ class Cache:
         else:
             self._next_eviction_s = self._clock.monotonic() + RETRY_EVICTION_S
         if freed < room.excess(limits):
+            self._stuck = self._in_use()
             self._tell(What.FULL, None, room.excess(limits) - freed)
         return freed
 

@@ -171,6 +171,29 @@ class TestEviction:
         assert not cache.has(held[0])
         assert cache.usage().partials == 0
 
+    @pytest.mark.announces("cache.full")
+    def test_what_held_an_eviction_up_is_owed_once_it_is_released(
+        self, open_cache: Callable[..., Cache], content: Make
+    ) -> None:
+        """Many readers at once bring in more than may stay; it goes when they have closed it."""
+        cache = settled(open_cache(Limits(max_bytes=MIB), clock=Hands()))
+        read = [content(MIB, seed) for seed in range(3)]
+        reading = [cache.partial(key, MIB) for key, _ in read[1:]]
+        cache.hold(read[0][0])
+        cache.objects.put_bytes(*read[0])
+        for one, (_, data) in zip(reading, read[1:], strict=True):
+            one.write(0, data)
+        cache.evict()
+        assert not cache.owes
+
+        for one in reading:
+            one.close()
+
+        assert cache.owes
+        cache.tend()
+        assert cache.usage().used_bytes <= MIB
+        assert not cache.owes
+
     def test_age_limit_uses_times_that_survive_restarts(
         self, open_cache: Callable[..., Cache], content: Make
     ) -> None:
