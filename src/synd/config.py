@@ -100,7 +100,7 @@ class Config:
     adopt_synapse_cache: bool = field(
         default=True,
         metadata={
-            "doc": "Take verified files from ~/.synapseCache instead of downloading, and enter downloads there"
+            "doc": "Take verified files from ~/.synapseCache instead of downloading, and enter there what is prefetched, and what is read where a copy takes no room"
         },
     )
     verify_hold_s: float = field(
