@@ -155,9 +155,14 @@ class Places:
     async def _through_link(self, at: Place) -> Place:
         """Where a link on the way leads, as the kernel follows it."""
         for _ in range(40):
-            if at.row is None or at.row.kind != Kind.LINK or at.row.target is None:
+            row = at.row
+            if row is None or row.kind != Kind.LINK:
                 break
-            at = await self._by_id(syn(at.row.target))
+            if not row.current:
+                row = await asyncio.wrap_future(self._tree.detailed(row.id))
+            if row.target is None:
+                break
+            at = await self._by_id(syn(row.target))
         return at
 
     async def child(self, parent: Place, name: str, target: str) -> Place:

@@ -431,7 +431,8 @@ class SynapseFs:
             path = self._overlay.path_of(self._overlay.key_of(what.entity)) or []
             return _join(path[1:]) if path[:1] == [b"@id"] else b"../" + _join(path)
         row = self._entities.get(what.entity)
-        if row.target is None or not row.detailed:
+        # Unlike a version's bytes, where a link leads can change.
+        if row.target is None or not row.current:
             return chain(self._tree.detailed(row.id), self._link_target)
         return self._link_target(row)
 

@@ -607,6 +607,29 @@ class TestRemoteChanges:
         assert bad.small_data.decode() == world.text("cat", moved)
         assert path.endswith("large.bin")
 
+    def test_link_when_its_target_moves_or_is_another_then_leads_there(
+        self, bad: Bad, world: World
+    ) -> None:
+        """A link, and the entity's place by its id, follow every rename above it and every new target."""
+        folder = bad.server.folder(bad.project, "folder")
+        target = bad.server.file(folder, "target.txt", b"target\n")
+        link = bad.server.link(bad.project, "link", target)
+        listed(world, bad)
+        path, by_id = bad.at(world, "link"), world.at("@id", target)
+        eventually(lambda: world.read_error(path) == "ok", timeout_s=15)
+        assert world.text("cat", path, by_id) == "target\ntarget\n"
+
+        bad.server.change(target, name="renamed.txt")
+        bad.server.change(folder, name="moved")
+        new = bad.at(world, "moved", "renamed.txt")
+        eventually(lambda: world.read_error(new) == "ok", timeout_s=15)
+        assert world.text("cat", path, by_id) == "target\ntarget\n"
+        assert world.text("readlink", "-f", path) == world.text("readlink", "-f", new)
+
+        bad.server.change(link, linksTo={"targetId": bad.small})
+        own = bad.small_data.decode()
+        eventually(lambda: world.run("cat", path).out == own, timeout_s=15)
+
     def test_new_file_when_seen_appears(self, bad: Bad, world: World) -> None:
         """A name that was missing, and known as missing, appears with its bytes."""
         listed(world, bad)

@@ -56,7 +56,6 @@ _WANTED = (
     | Init.ASYNC_DIO
     | Init.PARALLEL_DIROPS
     | Init.MAX_PAGES
-    | Init.CACHE_SYMLINKS
     # Without it every write asks for security.capability first. The mount is nosuid.
     | Init.HANDLE_KILLPRIV_V2
     | Init.DO_READDIRPLUS
@@ -66,7 +65,8 @@ _WANTED = (
 )
 """Left out on purpose: locks (the kernel keeps them locally), WRITEBACK_CACHE (bars passthrough),
 AUTO_INVAL_DATA (a node's content changes only through the kernel, so a new mtime must not drop its
-pages), DONT_MASK (the kernel takes the umask off), POSIX_ACL, EXPORT_SUPPORT."""
+pages), CACHE_SYMLINKS (a link leads to a place, and that changes with every folder above it), DONT_MASK
+(the kernel takes the umask off), POSIX_ACL, EXPORT_SUPPORT."""
 
 _UNKNOWN_TO_US: dict[int, int] = {
     # ENOSYS makes the kernel use its own way and never ask again in the life of the mount: copies go
