@@ -150,12 +150,16 @@ def wait_answers(
 ) -> float:
     """Waits until the mount answers; seconds it took. Without `starting`, the daemon is known to be up.
 
-    Raises the daemon's own error when its start failed, DeadlineExceeded when it does not answer.
+    Raises the daemon's own error when its start failed, DeadlineExceeded when it does not answer,
+    DaemonNotRunning when one that was not started here has ended.
     """
     started = time.monotonic()
     while (waited := time.monotonic() - started) < timeout_s:
         if starting:
             _raise_failed_start(folders)
+        running_now = child is not None or daemon_pid(folders) is not None
+        if not running_now and Holder(folders.runtime).alive() is None:
+            raise DaemonNotRunning("the daemon has ended meanwhile", hint="`synd up` starts it")
         there = mounts.mount_at(path)
         if there is not None and there.fstype == mounts.FSTYPE:
             tick("waiting for the mount to answer")
@@ -181,6 +185,17 @@ def wait_answers(
         hint=f"its log {log_file(folders)} ends with: {last_line(folders)}",
         path=path,
     )
+
+
+def settled(folders: Folders, path: str, timeout_s: float) -> int | None:
+    """The pid of a daemon that is there to stay; None: there is none, or the one that was about to end has."""
+    end = time.monotonic() + timeout_s
+    while (pid := daemon_pid(folders)) is not None and time.monotonic() < end:
+        there = mounts.mount_at(path)
+        if there is not None and there.fstype == mounts.FSTYPE:
+            break
+        time.sleep(TICK_S)
+    return pid
 
 
 def wait_alive(folders: Folders, timeout_s: float) -> contract.Status:

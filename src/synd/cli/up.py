@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Begun = tuple["subprocess.Popen[bytes] | None", Callable[[], None]]
 """The holder if it was started here, and how to tell the user that all is ready."""
 
+LETTING_GO_S = 20.0
+"""A daemon that `synd down --lazy` ends serves open files for 10 s still."""
+
 
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Mount")(up)
@@ -94,6 +97,23 @@ def bring_up(
     Raises Busy when the daemon has mounted another path, the service's error when none of the projects
     that were asked for can be shown, and the daemon's own error when it cannot start.
     """
+    from synd.errors import DaemonNotRunning
+
+    with contextlib.suppress(DaemonNotRunning):
+        return _bring_up(config, folders, path, timeout_s, foreground, environ)
+    # Somebody took the one that was there down meanwhile.
+    return _bring_up(config, folders, path, timeout_s, foreground, environ)
+
+
+def _bring_up(
+    config: Config,
+    folders: Folders,
+    path: str,
+    timeout_s: float,
+    foreground: bool,
+    environ: dict[str, str] | None,
+) -> tuple[dict[str, Any], subprocess.Popen[bytes] | None]:
+    """As `bring_up`. Raises DaemonNotRunning when a daemon that it found has ended before its mount answered."""
     from synd.cli import mounts, process
     from synd.control.connect import Control
     from synd.control.hold import Holder
@@ -107,6 +127,8 @@ def bring_up(
     how = "started"
     with output.waiting(f"mounting {path}") as tick:
         status = Control(folders.socket).alive(timeout_s=min(timeout_s, 20.0))
+        if status is not None and _let_go(status, path, timeout_s):
+            status = None
         if status is not None:
             held = [m["path"] for m in status["mounts"]]
             if path not in held:
@@ -135,7 +157,7 @@ def bring_up(
                     holder.start(flags)
                 except DaemonNotRunning:
                     kept = None
-            if kept is None and process.daemon_pid(folders) is None:
+            if kept is None and process.settled(folders, path, timeout_s) is None:
                 _refuse_foreign(path, timeout_s)
                 how = "started"
                 child = process.launch(
@@ -171,6 +193,30 @@ def bring_up(
         "missing": missing,
     }
     return told, child
+
+
+def _let_go(status: contract.Status, path: str, timeout_s: float) -> bool:
+    """Whether the daemon has ended that only served what was still open in a mount taken away from it.
+
+    By `umount -l`, or by a `synd down --lazy` that is under way. Raises Busy when it goes on.
+    """
+    from synd.cli import mounts, process
+    from synd.errors import Busy
+
+    if status["mounts"] and path not in [m["path"] for m in status["mounts"]]:
+        return False
+    there = mounts.mount_at(path)
+    if there is not None and there.fstype == mounts.FSTYPE:
+        return False
+    if process.wait_gone(status["pid"], min(timeout_s, LETTING_GO_S)):
+        return True
+    if not status["mounts"]:
+        return False
+    raise Busy(
+        f"{path} was unmounted while files are open there: the daemon (pid {status['pid']}) still serves them",
+        hint="`synd down --lazy` ends it; then `synd up` again",
+        path=path,
+    )
 
 
 def _missing(wanted: Sequence[str], folders: Folders, path: str) -> list[contract.Problem]:

@@ -797,6 +797,27 @@ class TestEnding:
         inside.say()
         assert leaving.wait(20).status == 0
 
+    @pytest.mark.parametrize("ends", [True, False], ids=["daemon-ends", "daemon-stays"])
+    def test_up_when_the_mount_was_taken_from_open_files_then_mounts_or_says_so(
+        self, bad: Bad, *, ends: bool
+    ) -> None:
+        """After `umount -l` `synd up` does not wait for the mount that cannot come: it waits for its daemon's end."""
+        world = bad.world()
+        small, _ = listed(world, bad)
+        inside = world.begin("sh", "-c", 'exec 5<"$1" && echo in && read line', "sh", small)
+        inside.printed("in")
+        subprocess.run(["umount", "-l", str(world.mount)], check=True, timeout=10)
+
+        if not ends:
+            failed(world.try_up("--timeout", "1"), 75, str(world.daemon_pid()), "synd down --lazy")
+            return
+        beginning = world.begin(
+            sys.executable, "-m", "synd.cli.main", "up", "--mount", str(world.mount), env=world.env
+        )
+        inside.say()
+        assert beginning.wait(40).status == 0
+        assert bad.small_data.decode() == world.text("cat", small)
+
     def test_umount_when_done_from_outside_ends_the_daemon(self, bad: Bad) -> None:
         """Somebody else's umount ends daemon and holder in order, and `synd up` starts anew."""
         world = bad.world()
