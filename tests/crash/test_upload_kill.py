@@ -155,7 +155,7 @@ def test_upload_when_killed_after_some_parts_goes_on_from_there(sending: Sending
         aim = max(len(already) + 1, round(PARTS * share))
         # Storage takes so many more parts, and holds up the others.
         sending.server.fault(
-            "^/part/", "delay", method="PUT", nth=aim - len(already) + 1, seconds=HELD_UP_S
+            "^/part/", "hold", method="PUT", nth=aim - len(already) + 1, seconds=HELD_UP_S
         )
         if already:
             sending.world.up()

@@ -158,8 +158,8 @@ def _check_scope(caller: Caller, scope: str) -> None:
 async def _before(faults: list[Fault]) -> Reply | None:
     """Carries out what comes before handling. Raises _DropError."""
     for fault in faults:
-        if fault.action is Action.DELAY:
-            await fault.delay_async()
+        if fault.action in (Action.DELAY, Action.HOLD):
+            await fault.wait_async()
         elif fault.action is Action.DROP_BEFORE:
             raise _DropError
         elif fault.action is Action.STATUS:

@@ -208,8 +208,8 @@ class _Connection:
         late: Fault | None = None
         for fault in faults:
             match fault.action:
-                case Action.DELAY:
-                    fault.delay()
+                case Action.DELAY | Action.HOLD:
+                    fault.wait()
                 case Action.DROP_BEFORE:
                     return 0, False
                 case Action.STATUS:

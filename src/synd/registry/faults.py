@@ -21,7 +21,7 @@ from typing import Any
 from synd.errors import UsageError
 
 CLEARED_S = 0.05
-"""A delayed request on the event loop looks so often whether the rules were cleared."""
+"""A held request on the event loop looks so often whether the rules were cleared."""
 
 
 class Action(StrEnum):
@@ -38,7 +38,9 @@ class Action(StrEnum):
     CORRUPT = "corrupt"
     """Invert byte number `bytes` of the body (counted in what is sent; of a part, in what was received)."""
     DELAY = "delay"
-    """Wait `seconds`, or until the rules are cleared, then handle the request."""
+    """Wait `seconds`, then handle the request."""
+    HOLD = "hold"
+    """The same, but the wait is over as soon as the rules are cleared."""
     EXPIRE = "expire"
     """Answer a presigned URL as if its time were over (403)."""
     SILENT = "silent"
@@ -71,11 +73,17 @@ class Fault:
     hits: int = 0
     cleared: threading.Event = field(default_factory=threading.Event)
 
-    def delay(self) -> None:
-        """Waits for `DELAY`, on a thread of the request's own."""
-        self.cleared.wait(self.seconds)
+    def wait(self) -> None:
+        """For `DELAY` and `HOLD`, on a thread of the request's own."""
+        if self.action is Action.HOLD:
+            self.cleared.wait(self.seconds)
+        else:
+            time.sleep(self.seconds)
 
-    async def delay_async(self) -> None:
+    async def wait_async(self) -> None:
+        if self.action is Action.DELAY:
+            await asyncio.sleep(self.seconds)
+            return
         until = time.monotonic() + self.seconds
         # The event is one for threads: storage waits for it, too.
         while (left := until - time.monotonic()) > 0 and not self.cleared.is_set():  # noqa: ASYNC110

@@ -1,9 +1,12 @@
 """Failures on request, at REST and at bytes."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+
+from tests.support.mounts import eventually
 
 DATA = os.urandom(100_000)
 
@@ -58,6 +61,22 @@ class TestRest:
         shared.fault(path=f"/entity/{project}$", action="delay", seconds=0.3)
 
         assert api.http.get(f"/repo/v1/entity/{project}").elapsed.total_seconds() >= 0.3
+
+    @pytest.mark.parametrize("side", ["rest", "bytes"])
+    def test_hold_is_over_once_the_rules_are_cleared(self, api, shared, project, file, side):
+        """However long it might have been."""
+        url = f"{shared.url}/repo/v1/entity/{project}" if side == "rest" else api.url(file)
+        headers = {"Authorization": f"Bearer {shared.token}"} if side == "rest" else {}
+        shared.fault(
+            path="^/blob" if side == "bytes" else f"/{project}$", action="hold", seconds=600
+        )
+        with ThreadPoolExecutor(1) as other:
+            answer = other.submit(httpx.get, url, headers=headers, timeout=60, trust_env=False)
+            eventually(lambda: shared.call("GET", "/admin/faults")[1]["faults"][0]["hits"] == 1)
+            assert not answer.done()
+            shared.call("DELETE", "/admin/faults")
+
+            assert answer.result(30).status_code == 200
 
     def test_add_failed_is_the_answer_of_that_name(self, api, shared):
         """One part is not accepted; the upload can go on."""

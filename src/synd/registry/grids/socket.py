@@ -46,8 +46,8 @@ async def grid_socket(registry: Registry, scope: Scope, receive: Receive, send: 
     shown = f"{path}?…"  # the query is a secret
     refusal = 0
     for fault in registry.faults.hit("GET", target) if registry.faults.armed else ():
-        if fault.action is Action.DELAY:
-            await fault.delay_async()
+        if fault.action in (Action.DELAY, Action.HOLD):
+            await fault.wait_async()
         elif fault.action in (Action.STATUS, Action.DROP_BEFORE):
             refusal = fault.status
         elif fault.action is Action.EXPIRE:
@@ -183,8 +183,8 @@ class _Connection:
         if not self._registry.faults.armed:
             return fate
         for fault in self._registry.faults.hit("WS", f"{SOCKET_PATH}/{name}"):
-            if fault.action is Action.DELAY:
-                await fault.delay_async()
+            if fault.action in (Action.DELAY, Action.HOLD):
+                await fault.wait_async()
             elif fault.action is Action.SILENT:
                 self._silent = True
             elif fault.action is Action.DROP_BEFORE:
