@@ -57,7 +57,7 @@ def registry(served: Registry) -> Registry:
 
 @pytest.fixture
 def slow_registry(tmp_path: Path) -> Iterator[Registry]:
-    """One for requests that are still delayed when their test is over."""
+    """One for requests that are still under way when their test is over: the next one counts its own."""
     with running(tmp_path / "slow") as registry:
         yield registry
 
@@ -480,17 +480,17 @@ class TestTrouble:
         ids=["storage", "urls", "add", "forbidden", "refused", "complete", "quota"],
     )
     def test_trouble_when_it_stays_is_told(
-        self, registry: Registry, tmp_path: Path, fault: dict[str, Any], error: type[SyndError]
+        self, slow_registry: Registry, tmp_path: Path, fault: dict[str, Any], error: type[SyndError]
     ) -> None:
         """After a bounded number of tries, by what it is."""
 
         async def work(one: SynapseClient, project: EntityId) -> None:
-            registry.fault(**fault, times=0)
+            slow_registry.fault(**fault, times=0)
             for size in (6000, LARGE):
                 with pytest.raises(error):
                     await one.upload(outgoing(tmp_path, size), project)
 
-        run(registry, work)
+        run(slow_registry, work)
 
     def test_deadline_when_passed_ends_the_upload(
         self, slow_registry: Registry, tmp_path: Path
@@ -513,7 +513,7 @@ class TestFile:
 
     @pytest.mark.parametrize("how", ["cut off", "rewritten"])
     def test_file_when_changed_while_sent_is_refused(
-        self, registry: Registry, tmp_path: Path, how: str
+        self, slow_registry: Registry, tmp_path: Path, how: str
     ) -> None:
         """What arrives is what was announced, or nothing."""
 
@@ -529,13 +529,13 @@ class TestFile:
                         file.write(b"other")
 
             # One part is there before the others are looked at.
-            registry.fault(action="delay", seconds=0.3, path=PUTS, nth=2, times=3)
+            slow_registry.fault(action="delay", seconds=0.3, path=PUTS, nth=2, times=3)
             with pytest.raises(IntegrityError):
                 await one.upload(what, project, progress=spoil)
 
             assert (await one.children(project)).headers == ()
 
-        run(registry, work)
+        run(slow_registry, work)
 
     def test_file_when_only_touched_is_sent(self, registry: Registry, tmp_path: Path) -> None:
         """Times may be set at any moment; only the bytes count."""
