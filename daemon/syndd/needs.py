@@ -5,6 +5,7 @@ Met by the classes of `synd.mirror` and `syndd.watch` that are named below; `syn
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -195,6 +196,14 @@ class Written(Protocol):
 
     def writing(self) -> Iterable[int]:
         """Staging files that have any."""
+        ...
+
+    def refused(self) -> Iterable[int]:
+        """Staging files whose close the full disk refused to record."""
+        ...
+
+    def stat(self, staged: int) -> os.stat_result:
+        """Of a staging file."""
         ...
 
 

@@ -5,6 +5,8 @@ What a row means is `syndd.intents`' matter; here is found out what that depends
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 from synd.clock import NS, format_time
 from synd.control import changes, contract
-from synd.errors import NotFound, NotLoggedIn, UsageError
+from synd.errors import CacheFull, NotFound, NotLoggedIn, UsageError
 from synd.ids import EntityId, syn
 from synd.mirror.push import Progress
 from synd.paths import to_file_name
@@ -24,6 +26,13 @@ from synd.store.unsent import Counts, Unsents, is_kept_here
 from syndd import intents
 from syndd.intents import Scene
 from syndd.needs import Conflicting, Overlaid, Pushing, TrackedStatus, Tracking, Written
+
+_NO_ROOM = json.dumps(
+    CacheFull(
+        "the disk of the state folder is full",
+        hint="make room there: it is recorded by itself then",
+    ).problem()
+)
 
 Parts = tuple[bytes, ...]
 """A path below the mount."""
@@ -70,6 +79,17 @@ class Left(NamedTuple):
         return self.verdict != "under-way" or needs_somebody
 
 
+def _and(counts: Counts, rows: Sequence[Local]) -> Counts:
+    """The same with what waits besides."""
+    if not rows:
+        return counts
+    return counts._replace(
+        waiting=counts.waiting + len(rows),
+        bytes=counts.bytes + sum(r.size for r in rows),
+        since_ns=min([r.since_ns for r in rows] + ([counts.since_ns] if counts.since_ns else [])),
+    )
+
+
 def trouble_of(one: TrackedStatus) -> tuple[str, str]:
     """Why a tracked folder is not all that is watched and sent, and what mends that; empty when it is."""
     if one.held is None:
@@ -113,9 +133,31 @@ class Showing:
         """How much is unsent of everything, or of a path and what is below it."""
         view = self.view()
         if parts is None:
-            counts = self.unsents.counts()
+            counts = _and(self.unsents.counts(), self._refused())
             return Left(counts, len(view.sending), view.halted, *self._tracked())
-        return self._left_of(self.below(parts, self.unsents.unsent(), view), view)
+        return self._left_of(
+            self.below(parts, [*self.unsents.unsent(), *self._refused()], view), view
+        )
+
+    def _refused(self) -> list[Local]:
+        """Files whose close the full disk refused to record, but for those that wait anyhow."""
+        found = []
+        for staged in self._contents.refused():
+            row = self.overlay.locals.of_staged(staged)
+            if row is None or row.gone or row.local_only:
+                continue
+            if row.state != Sending.CLEAN and not is_kept_here(row):
+                continue  # It is counted already.
+            with contextlib.suppress(OSError, NotFound):
+                size = self._contents.stat(staged).st_size
+                if size:
+                    found.append(
+                        row._replace(
+                            state=Sending.WAITING, size=size, edit=row.edit + 1, tries=1,
+                            since_ns=row.since_ns or row.ctime_ns, problem=_NO_ROOM,
+                        )
+                    )  # fmt: skip
+        return found
 
     def _tracked(self) -> tuple[int, list[changes.TrackedHold]]:
         """Changes in tracked folders that are not in the queue yet: those that go by themselves, and held ones."""
@@ -153,10 +195,10 @@ class Showing:
         ]  # fmt: skip
         if parts is None:
             left = self.left(None)
-            shown = self.unsents.unsent(limit)
+            shown = [*self.unsents.unsent(limit), *self._refused()][:limit]
             kept = self.unsents.count_kept_here()
         else:
-            rows = self.below(parts, self.unsents.unsent(), view)
+            rows = self.below(parts, [*self.unsents.unsent(), *self._refused()], view)
             left, shown = self._left_of(rows, view), rows[:limit]
             kept = len(self.below(parts, self.unsents.kept_here(), view))
             written = self.below(parts, written, view)

@@ -202,6 +202,7 @@ class States:
                 "writers": state["writers"],
                 "conflict": state["conflict"] or None,
                 "comment": state["comment"] or None,
+                "label": state["label"] or None,
             }
         return {
             "path": self._places.shown(place), "state": self.sync(place), "reason": reason,

@@ -135,6 +135,8 @@ class Written:
     def __init__(self, overlay: Overlay) -> None:
         self.overlay = overlay
         self.open: set[int] = set()
+        self.files: dict[int, Path] = {}
+        """Those whose close found no room, with where their bytes lie."""
 
     def writers(self, number: int) -> int:
         row = self.overlay.locals.find(number)
@@ -142,6 +144,12 @@ class Written:
 
     def writing(self) -> list[int]:
         return list(self.open)
+
+    def refused(self) -> list[int]:
+        return list(self.files)
+
+    def stat(self, staged: int) -> os.stat_result:
+        return os.stat(self.files[staged])
 
 
 class Desk:

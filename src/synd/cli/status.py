@@ -42,6 +42,9 @@ def status(
     output.emit(whole, as_json=as_json, human=lambda: _tell(whole))
 
 
+_NOBODY = {True: "anonymous", False: "a user that is not known yet"}
+
+
 def _tell(s: Status) -> None:
     up = output.span(s["uptime_s"])
     lines = [f"daemon     {s['state']}, pid {s['pid']}, version {s['version']}, up {up}"]
@@ -55,7 +58,7 @@ def _tell(s: Status) -> None:
     service = s["service"]
     line = "online" if service["online"] else f"offline ({service['reason']})"
     lines.append(
-        f"service    {service['endpoint']} as {service['user'] or 'anonymous'}, "
+        f"service    {service['endpoint']} as {service['user'] or _NOBODY[service['online']]}, "
         f"{line} for {output.age_of(service['since_at'])}, {service['requests']} requests"
         + (", throttled" if service["throttled"] else "")
     )

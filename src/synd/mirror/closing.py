@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
 from concurrent.futures import Future
 
 from synd.cache.staging import Staging
-from synd.errors import NotFound, SyndError
+from synd.errors import CacheFull, NotFound, SyndError
 from synd.mirror.lazily import LazyFiles
 from synd.mirror.overlay import Overlay
 from synd.mirror.waits import fail, settle
+
+RETRY_S = 2.0
+"""So often a close that the full disk refused is tried to be recorded again, as there may be room by now."""
 
 BATCH = 256
 """Closes that are made durable at once; those behind wait for the next round."""
@@ -29,6 +33,8 @@ class Closing:
         self._lazily = lazily
         self._upload_delay_s = upload_delay_s
         self._waiting: queue.SimpleQueue[tuple[int, Future[None]] | None] = queue.SimpleQueue()
+        self._refused: set[int] = set()
+        """Files whose close found no room. The bytes lie on the disk, and no row says that they are new."""
         self._syncer = threading.Thread(target=self._loop, name="sync-edits", daemon=True)
         self._syncer.start()
 
@@ -43,6 +49,10 @@ class Closing:
         self._waiting.put((staged, done))
         return done
 
+    def refused(self) -> list[int]:
+        """Files whose close could not be recorded, as the disk is full; tried again by itself."""
+        return list(self._refused.copy())
+
     def sync(self, staged: int) -> None:
         """What was written so far is durable, as fsync has it. Nothing is queued by it."""
         lazy = self._lazily.get(staged)
@@ -54,7 +64,11 @@ class Closing:
 
     def _loop(self) -> None:
         while True:
-            first = self._waiting.get()
+            try:
+                first = self._waiting.get(timeout=RETRY_S if self._refused else None)
+            except queue.Empty:
+                self._again()
+                continue
             if first is None:
                 return
             batch = [first]
@@ -71,10 +85,18 @@ class Closing:
             try:
                 self._record(batch)
             except BaseException as error:  # noqa: BLE001 - it belongs to the waiters
-                for _, done in batch:
+                for staged, done in batch:
+                    if isinstance(error, CacheFull):
+                        self._refused.add(staged)
                     fail(done, error)
             if ending:
                 return
+
+    def _again(self) -> None:
+        """What found no room before; who closed it has been told so, and asks no more."""
+        batch: list[tuple[int, Future[None]]] = [(staged, Future()) for staged in self._refused]
+        with contextlib.suppress(SyndError):
+            self._record(batch)
 
     def _record(self, batch: list[tuple[int, Future[None]]]) -> None:
         failed: dict[int, SyndError] = {}
@@ -95,14 +117,18 @@ class Closing:
             if error is None:
                 kept.append((staged, done))
             elif isinstance(error, NotFound):
+                self._refused.discard(staged)
                 settle(done, None)
             else:
+                if isinstance(error, CacheFull):
+                    self._refused.add(staged)
                 fail(done, error)
         with self._overlay.change() as tx:
             for staged, _ in kept:
                 self._note_change(tx, staged)
         self._overlay.store.sync()
         for staged, done in kept:
+            self._refused.discard(staged)
             settle(done, None)
             if staged in lazies:
                 self._lazily.fill(staged)

@@ -161,6 +161,10 @@ class Contents:
         """Staging files that somebody may be writing to."""
         return self._files.writing()
 
+    def refused(self) -> list[int]:
+        """Staging files whose close the full disk refused to record; that is tried again by itself."""
+        return self._closing.refused()
+
     def quiet_s(self, number: int) -> float:
         """Seconds since the bytes last changed; infinite when there are none."""
         local = self._locals.find(number)

@@ -9,7 +9,6 @@ Lock order: `lock`, then the store's writer. Reading takes neither.
 
 from __future__ import annotations
 
-import errno
 import sqlite3
 import stat
 import threading
@@ -19,7 +18,6 @@ from typing import Any, NamedTuple
 
 from synd.clock import SYSTEM, Clock
 from synd.errors import (
-    CacheFull,
     Exists,
     IsDirectory,
     NotDirectory,
@@ -27,7 +25,6 @@ from synd.errors import (
     NotFound,
     ReadOnly,
     Stale,
-    StoreError,
     UsageError,
 )
 from synd.ids import EntityId, syn
@@ -53,8 +50,6 @@ _FILES = frozenset({str(Kind.FILE)})
 
 _IN_LIMBO = """SELECT id FROM local WHERE gone = 1 AND entity IS NULL AND heir IS NULL
  AND base_parent IS NOT NULL AND base_name IS NOT NULL"""
-
-_CANNOT_GROW = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN})
 
 NEW = "new"
 """Stamp of a staging file that was not looked at yet and is a change as it is: killed before its close, a
@@ -362,16 +357,8 @@ class Overlay:
         when the disk of the state folder is full.
         """
         self.make_room()
-        try:
-            with self.lock, self.locals.write() as tx:
-                yield tx
-        except StoreError as error:
-            if _is_for_lack_of_room(error):
-                raise CacheFull(
-                    "cannot record the change: the disk of the state folder is full",
-                    hint="make room there; what was written before is not lost",
-                ) from error
-            raise
+        with self.lock, self.locals.write() as tx:
+            yield tx
 
     def now_ns(self) -> int:
         return self._clock.now_ns()
@@ -794,6 +781,9 @@ class Overlay:
         with self.change() as tx:
             local = self.claim(tx, seen)
             wanted = {**local.wanted_annotations, key: value}
+            if value is None and local.entity is None:
+                # Nobody has it but us: there is nothing to be removed.
+                del wanted[key]
             self.locals.update(tx, local.id, annotations=annotations_json(wanted))
             if not local.local_only:
                 self.queue(tx, self.locals.get(local.id, tx))
@@ -858,15 +848,6 @@ class Overlay:
 def _may_be_made(local: Local) -> bool:
     """Whether an attempt to create a row's entity, of which nothing was heard, may have succeeded."""
     return local.entity is None and local.base_parent is not None and local.base_name is not None
-
-
-def _is_for_lack_of_room(error: StoreError) -> bool:
-    cause = error.__cause__
-    if isinstance(cause, sqlite3.Error):
-        # IOERR: its files beside the database could not grow.
-        code = getattr(cause, "sqlite_errorcode", 0)
-        return code == sqlite3.SQLITE_FULL or code in _CANNOT_GROW
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_special(mode: int) -> bool:

@@ -1,23 +1,27 @@
 """Opening the database: pragmas, one writer behind a lock, a read-only connection per thread.
 
-SQLite's errors become ours here and nowhere else. No transaction is held across an await, the
-network or a tool: `write` is a plain context manager around a few statements.
+SQLite's errors become ours here and nowhere else: a lack of room is `CacheFull`, whoever asks. No transaction is
+held across an await, the network or a tool: `write` is a plain context manager around a few statements.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from synd.errors import ConfigError, StoreError
+from synd.errors import CacheFull, ConfigError, StoreError
 from synd.store.migrations import MIGRATIONS, SCHEMA_FILES, SCHEMA_VERSION, script
 
 READER_CACHE_KIB = 8192
 WRITER_CACHE_KIB = 16384
+
+_CANNOT_GROW = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN})
+"""The files beside the database could not grow."""
 
 
 class Store:
@@ -127,6 +131,8 @@ class Store:
         except FileNotFoundError:
             return
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _full() from error
             raise StoreError(f"cannot sync {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
@@ -166,11 +172,14 @@ def translated(path: Path) -> Iterator[None]:
         # A bug of ours: it keeps its own name and its traceback.
         raise
     except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_FULL or code in _CANNOT_GROW:
+            raise _full() from error
         text = str(error)
         hint = "`synd doctor` checks the state folder"
         if "malformed" in text or "not a database" in text:
             hint = f"the file is damaged: stop synd, move {path} away, start again"
-        elif "disk is full" in text or "disk I/O" in text:
+        elif "disk I/O" in text:
             hint = "free some disk space"
         elif "readonly" in text or "unable to open" in text:
             raise ConfigError(
@@ -178,3 +187,10 @@ def translated(path: Path) -> Iterator[None]:
                 hint="make the state folder writable, or set SYND_HOME to a folder that is",
             ) from error
         raise StoreError(f"{path}: {text}", hint=hint) from error
+
+
+def _full() -> CacheFull:
+    return CacheFull(
+        "cannot record the change: the disk of the state folder is full",
+        hint="make room there; what was written before is not lost",
+    )

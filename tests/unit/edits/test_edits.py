@@ -85,6 +85,23 @@ class TestPending:
         assert 0 == desk.ask("pending", desk.at("P/e"))["writing"]
         assert "open for writing" in desk.edits.showing.unsent_of(row)["reason"]
 
+    def test_pending_when_a_close_found_no_room_counts_what_it_left(self, desk, tmp_path):
+        """Its program was told, but the bytes are here and unsent, so it is not safe to stop."""
+        row = desk.create("P/d/n", b"12345")
+        desk.sent(row)
+        (tmp_path / "bytes").write_bytes(b"12345678")
+        desk.contents.files[row.staged] = tmp_path / "bytes"
+        found = desk.ask("pending")
+        (one,) = found["changes"]
+
+        assert ("under-way", 1, 8) == (found["verdict"], found["uploads"], found["bytes"])
+        assert (desk.at("P/d/n"), "waiting", "CacheFull") == (
+            one["path"], one["state"], one["problem"],
+        )  # fmt: skip
+        assert "full" in one["reason"]
+        assert 1 == desk.ask("pending", desk.at("P/d"))["waiting"]
+        assert 0 == desk.ask("pending", desk.at("P/e"))["waiting"]
+
     def test_pending_while_offline_says_since_when(self, desk):
         """And each row says that it goes by itself."""
         desk.create("P/d/n")
@@ -314,6 +331,14 @@ class TestSending:
 
 
 class TestConflicts:
+    def test_annotate_when_nobody_else_has_the_file_removes_nothing(self, desk):
+        """What was never anywhere is not told as removed."""
+        desk.create("P/d/n", b"x")
+        desk.ask("annotate", desk.at("P/d/n"), {"a": ["1"]}, [])
+        desk.ask("annotate", desk.at("P/d/n"), {}, ["a", "never"])
+
+        assert {} == desk.ask("difference", desk.at("P/d/n"))["annotations"]
+
     def test_conflict_is_listed_shown_and_resolved(self, desk, ids):
         """With both sides' paths and versions."""
         copy = desk.create("P/d/a (conflict here)", b"x")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from synd.cache.lazymap import BLOCK
-from synd.errors import Stale
+from synd.errors import CacheFull, Stale
 from synd.ids import EntityId
 from tests.support.mounts import eventually
 from tests.support.parts import noise
@@ -41,6 +41,29 @@ def test_close_when_one_file_is_damaged_answers_all_others(build, edits, remote)
     assert (made.edit, made.state) == (1, "waiting")
     eventually(lambda: again.parts.overlay.locals.get(local.id).state == "blocked")
     assert "damaged" in (again.parts.overlay.locals.get(local.id).problem or "")
+
+
+def test_close_when_the_disk_is_full_is_refused_and_recorded_once_there_is_room(edits):
+    """Who closed it is told; the bytes that lie there all the same are queued without a restart."""
+    contents, overlay = edits.parts.contents, edits.parts.overlay
+    local = edits.create("P", "new", b"x")
+    room = overlay.make_room
+
+    def none() -> None:
+        raise CacheFull("the disk of the state folder is full")
+
+    overlay.make_room = none
+    Path(edits.staging.path(local.staged)).write_bytes(b"longer")
+    closed = contents.closed(local.staged)
+    with pytest.raises(CacheFull):
+        closed.result(10)
+    assert [local.staged] == contents.refused()
+    assert (1, 1) == (overlay.locals.get(local.id).edit, overlay.locals.get(local.id).size)
+    overlay.make_room = room
+
+    eventually(lambda: not contents.refused())
+    now = overlay.locals.get(local.id)
+    assert (2, 6, "waiting") == (now.edit, now.size, now.state)
 
 
 @pytest.mark.parametrize("passes", [True, False])
