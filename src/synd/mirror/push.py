@@ -65,6 +65,7 @@ _UNREACHABLE_AFTER = 3
 """So many failures to reach the service in a row count as being offline."""
 
 _WAKE_PARKED_EVERY_S = 60.0
+_LOOK_AT_WAITERS_EVERY_S = 1.0
 _SLEEP_MAX_S = 30.0
 
 
@@ -330,6 +331,8 @@ class Pusher:
             # process knew; what may still be changed goes on waiting.
             longest_ns = round(max(self._overlay.delays) * NS)
             self._outbox.wake_all(tx, now, over_ns=longest_ns)
+            for link in self._outbox.links_at_rest(tx):
+                self._overlay.queue(tx, link)
             for row in self._outbox.left_over(tx):
                 if attempted(row) is not None:
                     # Killed while it was made, removed before or after: what was made goes too.
@@ -355,7 +358,8 @@ class Pusher:
             return _SLEEP_MAX_S
         now = self._overlay.now_ns()
         at = self._outbox.next_at(now)
-        return _SLEEP_MAX_S if at is None else min(_SLEEP_MAX_S, max(0.01, (at - now) / NS))
+        longest = _LOOK_AT_WAITERS_EVERY_S if self._waiters else _SLEEP_MAX_S
+        return longest if at is None else min(longest, max(0.01, (at - now) / NS))
 
     async def step(self) -> int:
         """Begins with what can be begun; how many rows."""
@@ -382,6 +386,7 @@ class Pusher:
             if monotonic >= self._unpark_at:
                 self._unpark_at = monotonic + _WAKE_PARKED_EVERY_S
                 self._outbox.wake_parked(tx, now)
+            self._wake_waiters(tx, now)
             without = set(busy) | self._outbox.heirs(tx, busy)
             rows = self._outbox.ready(
                 tx, now, free, without=without,
@@ -408,6 +413,15 @@ class Pusher:
                 self._overlay.sending.add(row.id)
                 taken.append(row)
         return taken
+
+    def _wake_waiters(self, tx: Connection, now_ns: int) -> None:
+        """Who waits for a row that was removed before it was sent waits for nothing, but for what may replace it."""
+        soon = now_ns + round(self._overlay.delays.delete_s * NS)
+        for number in list(self._waiters):
+            row = self._locals.find(number, tx)
+            if row is None or (row.gone and row.entity is None):
+                for waiter in self._waiters.pop(number, ()):
+                    self._outbox.hurry(tx, waiter, soon)
 
     def _is_large(self, row: Local) -> bool:
         return row.unsent_bytes and not row.gone and row.size >= self._settings.large_bytes

@@ -54,6 +54,7 @@ from synd.mirror.plan import (
 from synd.mirror.steps import LONG_WAIT_S, Done, Files, Later, Tools
 from synd.model import Entity, Kind, LinkTarget
 from synd.store.local import Local, LocalKind, Sending
+from synd.store.unsent import is_kept_here
 
 STALE_TRIES = 3
 """So often an entity that changes under us is read again before it waits."""
@@ -98,6 +99,8 @@ class Sender:
         self._names = Names(tools)
         self._every_save = every_save
         self._quiet_s = quiet_s
+        self._resting: dict[tuple[int, bytes], set[int]] = {}
+        """Place of an empty file → symlinks that lead to it: they are sent once it is. In the writer's thread."""
 
     async def send(self, number: int) -> Done:
         """Sends a row as far as it goes. Raises Later, and what the service raises."""
@@ -150,7 +153,7 @@ class Sender:
             seen = self._overlay.leads_to(row.parent, row.target)
             if seen is not None and seen.entity is not None:
                 return rules._replace(target=LinkTarget(seen.entity))
-            if seen is not None and seen.local is not None and not seen.local.local_only:
+            if seen is not None and seen.local is not None and _will_be_sent(seen.local):
                 return rules._replace(target_waits=seen.local.id)
         return rules
 
@@ -205,11 +208,26 @@ class Sender:
         if now is not None and now.unsent_bytes and not row.unsent_bytes and not row.gone:
             raise Later(max(0.1, self._quiet_left(now)), while_open=True)
         if row.kind == LocalKind.SYMLINK and row.entity is None and not row.gone:
-            await self._record(lambda tx: self._records.stays(tx, row))
+            await self._record(lambda tx: self._stays(tx, row))
         else:
             await self._record(lambda tx: self._records.nothing(tx, row))
             await self._catch_up(row)
         return Done("")
+
+    def _stays(self, tx: Connection, row: Local) -> None:
+        """A symlink that leads nowhere is this machine's matter; one to an empty file is so until that is sent."""
+        seen = None if row.target is None else self._overlay.leads_to(row.parent, row.target)
+        if seen is None or seen.local is None or seen.local.local_only:
+            self._records.stays(tx, row)
+        elif seen.entity is None and not _will_be_sent(seen.local):
+            self._resting.setdefault((seen.local.parent, seen.local.name), set()).add(row.id)
+            self._records.nothing(tx, row)
+
+    def _wake_links(self, tx: Connection, row: Local) -> None:
+        for number in self._resting.pop((row.parent, row.name), ()):
+            link = self._locals.find(number, tx)
+            if link is not None and link.entity is None and not link.gone:
+                self._overlay.queue(tx, link)
 
     async def _catch_up(self, row: Local) -> None:
         """A row follows its entity only while it has nothing to send: what it missed comes now."""
@@ -356,6 +374,7 @@ class Sender:
         def work(tx: Connection) -> News:
             if sent is not None:
                 saves.extend(self._outbox.drop_saves(tx, row.id, sent))
+            self._wake_links(tx, row)
             return self._records.succeeded(
                 tx, row, entity, sent=sent, annotations=True, fresh=fresh, notes=notes
             )
@@ -525,6 +544,11 @@ class Sender:
         checkpoint("push.after-conflict")
         if news.postponed:
             raise Later(2.0)
+
+
+def _will_be_sent(target: Local) -> bool:
+    """Whether what a symlink leads to comes to be on the service by itself: an empty file does not."""
+    return not is_kept_here(target) or target.state == Sending.WAITING
 
 
 def _none(_: object) -> None:

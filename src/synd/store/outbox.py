@@ -32,6 +32,8 @@ _READY = f"""SELECT {_COLUMNS} FROM local
 _LOSERS = f"SELECT {_COLUMNS} FROM local WHERE heir = ? AND id <> heir"
 _LEFT_OVER = f"""SELECT {_COLUMNS} FROM local WHERE gone = 1 AND entity IS NULL AND NOT EXISTS
  (SELECT 1 FROM local AS h WHERE h.id = local.heir AND h.state <> 'clean')"""
+_AT_REST = f"""SELECT {_COLUMNS} FROM local WHERE kind = 'symlink' AND entity IS NULL AND gone = 0
+ AND local_only = 0 AND state = 'clean'"""
 # Each half has an index of its own.
 _BELOW = """SELECT id FROM local WHERE parent = ?1 AND gone = 0
  UNION ALL SELECT id FROM local WHERE parent = ?1 AND gone = 1"""
@@ -195,6 +197,10 @@ class Outbox:
         """Rows that are nobody's any more, but for what an attempt to create them may have made."""
         rows = tx.execute(_LEFT_OVER).fetchall()
         return [Local._make(row) for row in rows]
+
+    def links_at_rest(self, tx: sqlite3.Connection) -> list[Local]:
+        """Symlinks that are to be sent once what they lead to is. Cost: all rows."""
+        return [Local._make(row) for row in tx.execute(_AT_REST).fetchall()]
 
     # Saves that become versions of their own.
 

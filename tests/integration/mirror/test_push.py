@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from synd.clock import NS
 from synd.errors import (
     Forbidden,
     NotLoggedIn,
@@ -14,6 +15,8 @@ from synd.errors import (
     QuotaExceeded,
     RemoteUnavailable,
 )
+from synd.mirror.steps import LONG_WAIT_S
+from synd.store.outbox import Outbox
 from synd.testing import FakeRemote
 from tests.support.pushing import World
 
@@ -206,6 +209,39 @@ def test_symlink_inside_becomes_a_link_and_others_stay(world: World):
     assert world.id_of("P/new") == server["P/l2"].id
     assert "P/out" not in server
     assert {} == world.states()
+
+
+def test_symlink_to_an_empty_file_when_that_is_never_sent_waits_for_nothing(world: World):
+    """It is sent once the file holds something; until then nothing of it is unsent, over a restart too."""
+    empty = world.write("P/new", b"")
+    world.symlink("P/l", "new")
+    began = world.clock.monotonic()
+    world.settle(3)
+    assert {"P/new": "blocked"} == world.states()
+    assert world.clock.monotonic() - began < LONG_WAIT_S
+    with world.overlay.change() as tx:
+        assert ["l"] == [r.name.decode() for r in Outbox(world.overlay.store).links_at_rest(tx)]
+    assert empty.id == world.write("P/new", b"n").id
+    world.settle()
+
+    assert world.id_of("P/new") == world.server()["P/l"].id
+    assert {} == world.states()
+
+
+def test_symlink_when_its_target_is_removed_unsent_does_not_wait_for_it(world: World):
+    """Nobody would wake it."""
+    target = world.write("P/new", b"n")
+    link = world.symlink("P/l", "new")
+    world.step()
+    assert world.locals.get(link.id).not_before_ns > world.overlay.now_ns() + 10 * NS
+    world.remove("P/new")
+    assert world.locals.find(target.id) is None
+    began = world.clock.monotonic()
+    world.settle()
+
+    assert {} == world.states()
+    assert world.clock.monotonic() - began < LONG_WAIT_S / 2
+    assert "P/l" not in world.server()
 
 
 def test_strange_names_are_escaped_and_come_back(world: World):
