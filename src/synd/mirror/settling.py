@@ -110,7 +110,8 @@ class Settling:
             if local is None or not local.staged:
                 continue
             used = self._used.get(local.staged, 0.0)
-            over = number not in self._mapped and (self._is_over(local) or self._is_behind(local))
+            behind = self._is_over(local) or self._is_behind(local)
+            over = behind and number not in self._mapped
             while (
                 not over
                 and (left := used + SETTLE_S - time.monotonic()) > 0
@@ -119,7 +120,7 @@ class Settling:
                 pass
             if self._ending.is_set():
                 return
-            if not over and self._used.get(local.staged, 0.0) > used:
+            if not behind and self._used.get(local.staged, 0.0) > used:
                 continue  # it is in the queue again
             self._used.pop(local.staged, None)
             try:

@@ -701,3 +701,38 @@ class TestOthers:
             timeout_s=20,
             what=what,
         )
+
+    def test_mapping_when_it_has_ended_does_not_keep_frequent_readers_on_our_version(
+        self, writable, place
+    ):
+        """An edit stays while somebody may write to it through memory; that this is over is seen, too."""
+        server = writable.remote
+        project, where = place
+        code = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+fd = os.open(argv[0], os.O_RDWR)
+os.pwrite(fd, b'ours!', 0)
+assert libc.mmap(None, ctypes.c_size_t(5), 3, 1, fd, ctypes.c_long(0)) not in (None, 2 ** 64 - 1)
+os.close(fd)
+open(argv[1], 'w').close()
+while os.path.exists(argv[1]):
+    time.sleep(0.05)
+"""
+        flag = writable.root / f"mapped {writable.transport}"
+        mapper = writable.begin(
+            sys.executable, "-S", "-c", f"import os, sys\nargv = sys.argv[1:]\n{code}",
+            writable.at(where, "folder", "a.txt"), str(flag),
+        )  # fmt: skip
+        eventually(flag.exists)
+        settled(writable)
+        server.new_version(server.tree(project)["folder/a.txt"].id, b"theirs\n")
+        for _ in range(30):
+            sh(writable, where, "cat folder/a.txt; sleep 0.1")
+        flag.unlink()
+        assert mapper.wait(20).status == 0
+
+        eventually(
+            lambda: "theirs\n" == sh(writable, where, "cat folder/a.txt; sleep 0.1"), timeout_s=20
+        )
