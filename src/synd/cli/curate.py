@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from synd.cli import output
+from synd.cli.grid_options import STANDARD, Timeout, given, within
 from synd.cli.output import Json
 from synd.cli.remote import ask, entity
 from synd.errors import NotFound, UsageError
@@ -36,9 +37,10 @@ def register(top: typer.Typer) -> None:
 
 
 @app.command(name="list")
-def list_(project: Project, as_json: Json = False) -> None:
+def list_(project: Project, timeout: Timeout = 60.0, as_json: Json = False) -> None:
     """Show the curation tasks of a project."""
-    found = ask(lambda client: client.curation_tasks(entity(project)))
+    deadline = within(timeout, "listing the curation tasks")
+    found = ask(lambda client: client.curation_tasks(entity(project), deadline=deadline))
     output.emit(
         {"tasks": [_told(one) for one in found]},
         as_json=as_json,
@@ -51,9 +53,10 @@ def list_(project: Project, as_json: Json = False) -> None:
 
 
 @app.command()
-def show(task: Task, as_json: Json = False) -> None:
+def show(task: Task, timeout: Timeout = 60.0, as_json: Json = False) -> None:
     """Show one curation task."""
-    found = ask(lambda client: client.curation_task(task))
+    deadline = within(timeout, "reading the curation task")
+    found = ask(lambda client: client.curation_task(task, deadline=deadline))
 
     def human() -> None:
         output.say(f"{found.id}  {found.data_type} ({found.kind or 'of a kind unknown here'})")
@@ -72,7 +75,10 @@ def records(
     project: Project,
     template: Annotated[
         Path,
-        typer.Argument(metavar="CSV", help="The record set's first content: a header at least."),
+        typer.Argument(
+            metavar="CSV",
+            help="The record set's first content: a header at least; - is standard input.",
+        ),
     ],
     key: Annotated[
         list[str],
@@ -96,6 +102,7 @@ def records(
         str | None,
         typer.Option("--schema", metavar="SCHEMA", help="`$id` of the JSON schema to bind to it."),
     ] = None,
+    timeout: Timeout = 600.0,
     as_json: Json = False,
 ) -> None:
     """Make a record set and a record-based curation task about it.
@@ -104,13 +111,19 @@ def records(
     """
     from synd.curation import create_record_based
 
-    made = ask(
-        lambda client: create_record_based(
-            client, entity(project), entity(folder or project), name or template.stem,
-            template=template, upsert_key=key, data_type=data_type, instructions=instructions,
-            schema=schema,
+    if name is None and str(template) == STANDARD:
+        raise UsageError(
+            "standard input has no name", hint="--name says what the record set is called"
         )
-    )  # fmt: skip
+    deadline = within(timeout, "making the curation task")
+    with given(template) as path:
+        made = ask(
+            lambda client: create_record_based(
+                client, entity(project), entity(folder or project), name or template.stem,
+                template=path, upsert_key=key, data_type=data_type, instructions=instructions,
+                schema=schema, deadline=deadline,
+            )
+        )  # fmt: skip
     output.emit(
         {"task": _told(made.task), "record_set": f"syn{made.record_set.id}"},
         as_json=as_json,
@@ -130,15 +143,17 @@ def files(
         str | None,
         typer.Option("--view", metavar="ID", help="The view over those files: else one is made."),
     ] = None,
+    timeout: Timeout = 600.0,
     as_json: Json = False,
 ) -> None:
     """Make a file-based curation task. Example: `synd curate files syn1 syn2 --data-type Images`."""
     from synd.curation import create_file_based
 
+    deadline = within(timeout, "making the curation task")
     made = ask(
         lambda client: create_file_based(
             client, entity(project), entity(folder), data_type=data_type, instructions=instructions,
-            file_view=None if view is None else entity(view),
+            file_view=None if view is None else entity(view), deadline=deadline,
         )
     )  # fmt: skip
     output.emit(
@@ -155,13 +170,19 @@ def delete(
         bool, typer.Option("--delete-file-view", help="Its file view, too, into the trash.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
     """Delete a curation task; its record set and files stay."""
     from synd.curation import delete_task
 
     output.confirm(f"Delete curation task {task}?", yes=yes)
-    view = ask(lambda client: delete_task(client, task, delete_file_view=delete_file_view))
+    deadline = within(timeout, "deleting the curation task")
+    view = ask(
+        lambda client: delete_task(
+            client, task, delete_file_view=delete_file_view, deadline=deadline
+        )
+    )
     more = "" if view is None else f" and its file view syn{view}"
     output.emit(
         {"deleted": task, "file_view": None if view is None else f"syn{view}"},
@@ -175,13 +196,15 @@ def schemas(
     name: Annotated[
         str, typer.Argument(metavar="ORGANIZATION-NAME", help="As in a schema's `$id`.")
     ],
+    timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
     """Show the registered versions of a JSON schema. Example: `synd curate schemas my.org-patient`."""
     organization, dash, own = name.partition("-")
     if not dash or not own or "-" in own:
         raise UsageError(f"{name!r} names no schema", hint="it looks like my.org-patient")
-    found = ask(lambda client: client.schema_versions(organization, own))
+    deadline = within(timeout, "listing the versions of the schema")
+    found = ask(lambda client: client.schema_versions(organization, own, deadline=deadline))
     if not found:
         raise NotFound(f"no schema is registered as {name}")
     output.emit(
@@ -200,18 +223,24 @@ def schemas(
 
 @app.command("register")
 def register_file(
-    schema: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON schema with its `$id`.")],
+    schema: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A JSON schema with its `$id`; - is standard input."),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only see whether it could be registered.")
     ] = False,
+    timeout: Timeout = 600.0,
     as_json: Json = False,
 ) -> None:
     """Register a JSON schema; its organization is made when it is not there. Twice is once."""
     from synd.curation import register_schema
     from synd.grid.check import read_schema
 
-    found = read_schema(schema)
-    made = ask(lambda client: register_schema(client, found, dry_run=dry_run))
+    with given(schema) as path:
+        found = read_schema(path)
+    deadline = within(timeout, "registering the schema")
+    made = ask(lambda client: register_schema(client, found, dry_run=dry_run, deadline=deadline))
     said = "could be" if dry_run else "is"
     output.emit(
         {"json_schema": made.uri, "dry_run": dry_run, "known": made.known},
@@ -229,6 +258,7 @@ def bind(
         str | None, typer.Argument(metavar="SCHEMA", help="The `$id`; not given: show what holds.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="End the binding.")] = False,
+    timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
     """Bind a JSON schema to an entity and what is below it. Example: `synd curate bind syn5 my.org-patient`."""
@@ -236,12 +266,14 @@ def bind(
     if remove and schema is not None:
         raise UsageError("a schema is bound or removed, not both", hint="leave out one of them")
 
+    deadline = within(timeout, "binding the schema")
+
     async def work(client: SynapseClient) -> str | None:
         if remove:
-            await client.unbind_schema(id)
+            await client.unbind_schema(id, deadline=deadline)
         elif schema is not None:
-            await client.bind_schema(id, schema)
-        return await client.bound_schema(id)
+            await client.bind_schema(id, schema, deadline=deadline)
+        return await client.bound_schema(id, deadline=deadline)
 
     found = ask(work)
     output.emit(

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from synd.cli import grid_checks, output
-from synd.cli.grid_options import EX_DATAERR, Separator, Session, Timeout, csv_form, within
+from synd.cli.grid_options import (
+    EX_DATAERR,
+    STANDARD,
+    Separator,
+    Session,
+    Timeout,
+    csv_form,
+    given,
+    within,
+)
 from synd.cli.output import Json
 from synd.cli.remote import ask, entity
 from synd.errors import Exists, NotFound, SyndError, UsageError
@@ -87,11 +99,13 @@ def list_(
         str | None,
         typer.Option("--source", metavar="ID", help="Only those of this record set or view."),
     ] = None,
+    timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
     """Show your grid sessions."""
     where = None if source is None else entity(source)
-    found = ask(lambda client: client.grid_sessions(where))
+    deadline = within(timeout, "listing the grid sessions")
+    found = ask(lambda client: client.grid_sessions(where, deadline=deadline))
     output.emit(
         {"sessions": [_told(one) for one in found]},
         as_json=as_json,
@@ -120,7 +134,8 @@ def _told(session: GridSession) -> dict[str, Any]:
 def import_(
     session: Session,
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="A CSV with a header line.")
+        Path | None,
+        typer.Argument(metavar="FILE", help="A CSV with a header line; - is standard input."),
     ] = None,
     handle: Annotated[
         int | None, typer.Option("--file-handle", metavar="NUMBER", help="A CSV that was uploaded before.")
@@ -145,14 +160,13 @@ def import_(
             "an import is of a file or of a file handle",
             hint="name one of them: `synd grid import SESSION FILE`",
         )
-    source = FileHandleId(handle) if handle is not None else file
     schema = [_column(one) for one in columns] if columns else None
     form = csv_form(separator)
     deadline = within(timeout, "importing the CSV")
-    with output.bar("importing", unit="rows") as tell:
+    with given(file or Path()) as path, output.bar("importing", unit="rows") as tell:
         found = ask(
             lambda client: operations.import_csv(
-                client, session, source, schema=schema, form=form, deadline=deadline,
+                client, session, path if handle is None else FileHandleId(handle), schema=schema, form=form, deadline=deadline,
                 progress=lambda p: tell(p.current, p.total, p.message),
             )
         )  # fmt: skip
@@ -193,7 +207,12 @@ app.command()(grid_checks.validate)
 @app.command()
 def download(
     session: Session,
-    to: Annotated[Path, typer.Argument(metavar="TO", help="A folder, or the path of the CSV.")],
+    to: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TO", help="A folder, or the path of the CSV; - is standard output."
+        ),
+    ],
     row_id: Annotated[bool, typer.Option("--row-id", help="With row ids and versions.")] = False,
     etag: Annotated[bool, typer.Option("--etag", help="With etags.")] = False,
     separator: Separator = ",",
@@ -207,6 +226,26 @@ def download(
     from synd.grid import operations
 
     form = csv_form(separator)
+    if str(to) == STANDARD:
+        if as_json:
+            raise UsageError(
+                "--json and the CSV would both go to standard output",
+                hint="leave out --json, or name a file instead of -",
+            )
+        deadline = within(timeout, "downloading the grid")
+        with (
+            output.waiting("downloading"),
+            tempfile.TemporaryDirectory(prefix="synd-grid-") as aside,
+        ):
+            path = ask(
+                lambda client: operations.download_csv(
+                    client, session, aside, form=form, row_id=row_id, etag=etag, deadline=deadline
+                )
+            )
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        return
     path = operations.target(to, session)
     if path.is_file() and not force:
         raise Exists(f"{path} is there", hint="--force replaces it", path=str(path))
@@ -264,18 +303,20 @@ def delete(
         list[str], typer.Argument(metavar="SESSION...", help="The ids of the grid sessions.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
     """End grid sessions; what was not exported from them is gone."""
     sessions = list(dict.fromkeys(sessions))
     output.confirm(f"Delete {output.count(len(sessions), 'grid session')}?", yes=yes)
+    deadline = within(timeout, "deleting grid sessions")
     deleted: list[str] = []
     missing: list[SyndError] = []
 
     async def work(client: SynapseClient) -> None:
         for one in sessions:
             try:
-                await client.delete_grid(one)
+                await client.delete_grid(one, deadline=deadline)
                 deleted.append(one)
             except NotFound as error:
                 missing.append(error)

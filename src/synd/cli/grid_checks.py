@@ -18,6 +18,7 @@ from synd.cli.grid_options import (
     Timeout,
     Via,
     csv_form,
+    given,
     within,
 )
 from synd.cli.output import Json
@@ -35,7 +36,10 @@ _SCHEMA_ID = re.compile(r"[A-Za-z][\w.]*-[A-Za-z][\w.]*(-\d+\.\d+\.\d+)?")
 
 
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV with a header line.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A CSV with a header line; - is standard input."),
+    ],
     schema: Annotated[
         str,
         typer.Option(
@@ -45,6 +49,7 @@ def check(
     separator: Separator = ",",
     limit: Limit = 1000,
     form: Form = Format.TABLE,
+    timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
     """Hold a CSV against a JSON schema, here: nothing is sent. Exit code 65 when a row is not valid.
@@ -53,12 +58,13 @@ def check(
     """
     from synd.grid.check import check_csv, read_schema
 
-    path = Path(schema)
-    if path.exists() or not _SCHEMA_ID.fullmatch(schema):
-        known = read_schema(path)
+    if Path(schema).exists() or not _SCHEMA_ID.fullmatch(schema):
+        known = read_schema(Path(schema))
     else:
-        known = ask(lambda client: client.validation_schema(schema))
-    report = check_csv(file, known, csv_form(separator), most=limit)
+        deadline = within(timeout, "fetching the schema")
+        known = ask(lambda client: client.validation_schema(schema, deadline=deadline))
+    with given(file) as path:
+        report = check_csv(path, known, csv_form(separator), most=limit)
     problems = [
         Problem(one.row, str(one.line), m.column or "", m.text, one.cells.get(m.column or "", ""))
         for one in report.invalid

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from synd.cli.rows import Format
-from synd.errors import UsageError
+from synd.errors import UsageError, not_written
 
 if TYPE_CHECKING:
     from synd.client.wire_grids import CsvFormat
     from synd.clock import Deadline
 
 EX_DATAERR = 65
+
+STANDARD: Final = "-"
+"""In place of a path: standard input or output."""
 
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of the grid session.")]
 Timeout = Annotated[
@@ -60,3 +69,24 @@ def csv_form(separator: str) -> CsvFormat:
     if len(sign) != 1 or sign in (form.quote, form.escape, "\r", "\n", "\0"):
         raise UsageError(f"{separator!r} is no separator", hint="it is one character, or `\\t`")
     return CsvFormat(separator=sign)
+
+
+@contextmanager
+def given(file: Path) -> Iterator[Path]:
+    """`file`, or a copy of standard input for ``-``, which errors call that. Raises UsageError, CacheFull."""
+    if str(file) != STANDARD:
+        yield file
+        return
+    from synd.grid import csvfile
+
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", hint="name a file instead of -")
+    with tempfile.TemporaryDirectory(prefix="synd-input-") as aside:
+        copy = Path(aside) / "stdin.csv"
+        try:
+            with copy.open("wb") as out:
+                shutil.copyfileobj(sys.stdin.buffer, out)
+        except OSError as error:
+            raise not_written(copy, error) from error
+        with csvfile.named(copy, "standard input"):
+            yield copy

@@ -572,6 +572,114 @@ class TestDownload:
         assert NOT_FOUND == synd("grid", "download", filled, "no/such/x.csv").code
 
 
+@pytest.fixture
+def typed(monkeypatch) -> Callable[[bytes], None]:
+    """Gives a command its standard input."""
+
+    def give(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+    return give
+
+
+class TestDash:
+    """`-` is standard input, or standard output."""
+
+    def test_check_when_the_file_is_a_dash_reads_standard_input(self, synd: Run, typed, good):
+        """The same verdict as of the file."""
+        typed(good.read_bytes())
+        fine = synd("grid", "check", "-", "--schema", SCHEMA_FILE)
+        typed(METADATA.read_bytes())
+        wrong = synd("grid", "check", "-", "--schema", SCHEMA_FILE, "--json")
+
+        assert (0, "5 rows: 5 valid, 0 invalid\n") == (fine.code, fine.out)
+        assert (DATA, "-", 3) == (wrong.code, wrong.json["file"], wrong.json["invalid_rows"])
+
+    def test_check_when_standard_input_is_bad_names_it(self, synd: Run, typed):
+        """No file of ours is named."""
+        typed(b"a,b\n1\n")
+
+        said = synd("grid", "check", "-", "--schema", SCHEMA_FILE)
+
+        assert USAGE == said.code
+        assert "standard input" in said.err
+        assert "/tmp" not in said.err
+
+    def test_import_when_the_file_is_a_dash_takes_standard_input(
+        self, synd: Run, grid, typed, good
+    ):
+        """Its rows are on the grid."""
+        typed(good.read_bytes())
+
+        assert "5 rows imported: 5 new, 0 updated\n" == synd("grid", "import", grid, "-").out
+
+    def test_download_when_to_is_a_dash_is_the_csv_and_nothing_else(
+        self, synd: Run, curator, filled, tmp_path
+    ):
+        """Also into a file, which is not replaced; no file called `-` is made."""
+        with (tmp_path / "rows.csv").open("wb") as out:
+            done = subprocess.run(
+                [sys.executable, "-m", "synd.cli.main", "grid", "download", filled, "-"],
+                env={**os.environ, **curator.environ(tmp_path / "home")},
+                cwd=tmp_path,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                timeout=60,
+            )
+        assert (0, b"") == (done.returncode, done.stderr)
+        assert 9 == len((tmp_path / "rows.csv").read_text().splitlines())
+        assert not (tmp_path / "-").exists()
+
+    def test_download_when_both_would_go_to_standard_output_is_refused(self, synd: Run, filled):
+        """JSON and CSV do not mix."""
+        said = synd("grid", "download", filled, "-", "--json")
+
+        assert USAGE == said.code
+        assert "--json" in said.out + said.err
+
+    def test_record_set_when_its_csv_is_standard_input_needs_a_name(
+        self, synd: Run, curator, typed, good
+    ):
+        """A file lends its name; standard input has none."""
+        project = f"syn{curator.project}"
+        argv = ("curate", "records", project, "-", "--key", "specimenID", "--data-type", "Dashes")
+        typed(good.read_bytes())
+
+        nameless = synd(*argv)
+        made = synd(*argv, "--name", "People")
+
+        assert USAGE == nameless.code
+        assert "--name" in nameless.err
+        assert (0, "") == (made.code, made.err)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("grid", "list"),
+        ("grid", "delete", "S", "--yes"),
+        ("curate", "list", "PROJECT"),
+        ("curate", "show", "1"),
+        ("curate", "records", "PROJECT", METADATA, "--key", "specimenID", "--data-type", "Rows"),
+        ("curate", "files", "PROJECT", "PROJECT", "--data-type", "Rows"),
+        ("curate", "delete", "1", "--yes"),
+        ("curate", "schemas", "my.org-thing"),
+        ("curate", "bind", "PROJECT"),
+        ("grid", "check", METADATA, "--schema", "my.org-thing-1.0.0"),
+    ],
+    ids=lambda argv: " ".join(argv[:2]),
+)
+def test_command_when_the_service_is_silent_ends_with_its_timeout(synd: Run, curator, argv):
+    """One deadline for all that a command asks."""
+    curator.registry.fault(path="/repo/v1/", action="delay", seconds=20, times=0)
+    argv = tuple(f"syn{curator.project}" if one == "PROJECT" else one for one in argv)
+
+    said = synd(*argv, "--timeout", "0.3")
+
+    assert (LATER, "") == (said.code, said.out)
+    assert "took longer than 0.3 s" in said.err or "did not answer in" in said.err
+
+
 class TestSyncDeleteWatch:
     def test_sync_when_done_says_so(self, synd: Run, filled):
         """And as JSON, with no errors."""
