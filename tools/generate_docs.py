@@ -99,7 +99,7 @@ def formats_page() -> str:
     ]
     lines += [
         "",
-        "`after-change`: once what stood in the way has changed: a login, an installation, room on the disk;",
+        "`after-change`: once what stood in the way has changed: a login, an installation, REF_PATH, room on the disk;",
         "`synd retry ID` asks for it. What is remembered is not tried for `negative_ttl` seconds.",
         "",
     ]

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -221,7 +222,7 @@ class Revival:
 
 
 def marks(config: Config, login: str, cache: Path) -> Mapping[Failure, Callable[[], str]]:
-    """Those of the daemon: who is logged in, which tools there are, and which room they may have.
+    """Those of the daemon: who is logged in, which tools and references there are, and which room they may have.
 
     Nothing of `login` can be read from its mark.
     """
@@ -230,11 +231,15 @@ def marks(config: Config, login: str, cache: Path) -> Mapping[Failure, Callable[
         found = Toolchain(Tools(config.tools))
         return " ".join(f"{tool.name}:{tool.path}" for step in Step if (tool := found.find(step)))
 
+    def references() -> str:
+        return " ".join(os.environ.get(name, "") for name in ("REF_PATH", "REF_CACHE"))
+
     who = hashlib.sha256(login.encode()).hexdigest()
     room = f"{cache} {config.cache_keep_free_bytes} {config.cache_max_bytes}"
     return {
         Failure.SOURCE_FORBIDDEN: lambda: who,
         Failure.TOOL_MISSING: tools,
+        Failure.REFERENCE_MISSING: references,
         Failure.NO_SPACE: lambda: room,
     }
 

@@ -391,7 +391,9 @@ def explainer(format: Format) -> Callable[[Ended], StageFailed | None]:
         line = int(found[1]) if (found := _BAD_LINE.search(text)) else None
         if _NO_REFERENCE.search(text):
             return StageFailed(
-                f"the reference of this CRAM is not here (REF_PATH tells where it is): {words}"
+                f"the reference of this CRAM is not here: {words}",
+                failure=Failure.REFERENCE_MISSING,
+                hint="put it there and `synd retry ID`, or start the daemon with REF_PATH as samtools takes it",
             )
         if _CUT.search(text):
             return StageFailed(f"the file was cut: {words}", failure=Failure.SOURCE_TRUNCATED)

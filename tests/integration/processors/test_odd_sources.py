@@ -162,6 +162,24 @@ def test_cram_when_unsorted_within_a_slice_then_is_sorted(tmp_path, tools, refer
     assert found.strip() == b"1"
 
 
+def test_cram_when_its_reference_is_gone_is_not_a_program_that_failed(tmp_path, tools):
+    """Sorting needs the bases; it waits for them, and the bytes are not blamed."""
+    lines = SAM.replace(b"chr1\t10\t", b"chr1\t500\t") + (
+        b"c\t0\tchr1\t10\t30\t4M\t*\t0\t0\tACGT\tIIII\n"
+    )
+    reference = tmp_path / "r.fa"
+    reference.write_text(">chr1\n" + "ACGT" * 250 + "\n>chr2\n" + "ACGT" * 250 + "\n")
+    data = piped(lines, "samtools", "view", "-O", f"cram,reference={reference}", "-")
+    reference.unlink()
+
+    with pytest.raises(StageFailed) as failed:
+        made(tmp_path, tools, "x.cram", data)
+
+    assert failed.value.failure == Failure.REFERENCE_MISSING
+    assert "REF_PATH" in (failed.value.hint or "")
+    assert not Failure.REFERENCE_MISSING.meaning.of_content
+
+
 def test_index_of_alignments_always_is_built_without_further_threads(tmp_path, tools):
     """With them htslib 1.16 now and then waits for ever on a damaged header."""
     path = tmp_path / "x.bam"

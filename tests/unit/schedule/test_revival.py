@@ -290,7 +290,7 @@ def test_file_when_it_was_not_what_was_known_then_is_asked_for_anew(
 def test_marks_when_circumstances_differ_then_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By login, by program, by the room that the cache may take; and none of them tells the login."""
+    """By login, by program, by the place of references, by the room that the cache may take; and none of them tells the login."""
     (tmp_path / "samtools").write_text("")
     (tmp_path / "samtools").chmod(0o755)
     config = Config(tools="native")
@@ -304,6 +304,8 @@ def test_marks_when_circumstances_differ_then_differ(
     assert {F.SOURCE_FORBIDDEN} == differing(base, told("another"))
     assert {F.TOOL_MISSING} == differing(base, told(path=str(tmp_path)))
     assert {F.NO_SPACE} == differing(base, told(cache=tmp_path / "elsewhere"))
+    monkeypatch.setenv("REF_PATH", "/srv/references/%2s/%s")
+    assert {F.REFERENCE_MISSING} == differing(base, told())
     assert not any("secret" in mark for mark in base.values())
 
 
