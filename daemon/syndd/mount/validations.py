@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from synd.clock import format_time
 from synd.errors import NotFound
 from synd.ids import syn
 from synd.mirror.overlay import Overlay
+from synd.mirror.plan import EMPTY
 from synd.model import Kind
-from synd.store.curation import Curation, Curations
+from synd.store.curation import Curation, Curations, Saved
 from synd.store.entities import Row
 from synd.store.local import Local
 
@@ -66,13 +67,20 @@ class Validations:
             known = self._curations.find(row.id)
         if known is None or known.report is None or row is None:
             raise NotFound("nothing was heard of its rows yet")
-        told = {
+        local = self._overlay.locals.of_entity(row.id)
+        state = self.state(row, local)
+        told: dict[str, object] = {
             **json.loads(known.report),
             "at": format_time(known.at_ns),
             "exported": bool(known.version),
             "version": known.version or None,
         }
-        head = {"id": syn(row.id), "state": self.state(row, self._overlay.locals.of_entity(row.id))}
+        if _is_unsent(local) and not _is_about(known, local):
+            # What was said of other rows must not be taken for a verdict on these.
+            told = {"verdict": state, "exported": False, "version": None, "before": told}
+            if state == Curation.REFUSED.value:
+                told = {"verdict": state, "problem": EMPTY["title"], **told}
+        head = {"id": syn(row.id), "state": state}
         text = json.dumps({**head, **told}, indent=2, ensure_ascii=False) + "\n"
         return Report(text.encode(), known.at_ns)
 
@@ -81,10 +89,25 @@ class Validations:
         if row.kind != _RECORD_SET:
             return None
         known = self._curations.find(row.id)
-        if local is not None and local.unsent_bytes and not local.gone:
-            if known is None or (known.local, known.edit) != (local.id, local.edit):
-                return Curation.PENDING.value
-            return known.state
+        if _is_unsent(local):
+            if known is not None and _is_about(known, local):
+                return known.state
+            return (Curation.REFUSED if _is_empty(local) else Curation.PENDING).value
         if known is None or known.version != row.version:
             return None
         return known.state
+
+
+def _is_unsent(local: Local | None) -> TypeGuard[Local]:
+    """Whether the mount shows rows that are not the service's."""
+    return local is not None and local.unsent_bytes and not local.gone
+
+
+def _is_about(known: Saved, local: Local) -> bool:
+    """Whether a report is about the present edit."""
+    return (known.local, known.edit) == (local.id, local.edit)
+
+
+def _is_empty(local: Local) -> bool:
+    """Without a byte, and no longer being written: it is not even looked at."""
+    return not local.size and local.state == "blocked"

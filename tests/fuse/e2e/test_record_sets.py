@@ -382,6 +382,31 @@ class TestRows:
         world.synd("discard", f"{folder}/people.csv", "--yes")
         assert CSV == sh(world, folder, "cat people.csv")
 
+    def test_csv_when_emptied_is_refused_and_the_old_verdict_is_not_its_own(self, world):
+        """Nothing was said of no rows: what was said of others is told as that, also while rows wait."""
+        sets = project_of(world)
+        sets.make("people")
+        folder = where(world, sets)
+        sh(world, folder, "sed -i s/34/35/ people.csv")
+        settled(world, folder)
+        sh(world, folder, ": > people.csv")
+        eventually(lambda: "refused" == said(world, f"{folder}/people.csv"), what="its refusal")
+
+        report = eventually(
+            lambda: (r := report_in(world, folder))["state"] == "refused" and r, what="the report"
+        )
+        assert ("refused", False, "valid") == (
+            report["verdict"],
+            report["exported"],
+            report["before"]["verdict"],
+        )
+        assert "no empty files" in report["problem"]
+        assert 2 == sets.held("people")[0]
+        sh(world, folder, 'printf %s "$1" > people.csv', CSV)
+        settled(world, folder)
+        assert "valid" == report_in(world, folder)["verdict"]
+        assert (3, CSV) == sets.held("people")
+
     def test_csv_when_broken_blocks_it_with_its_line(self, world):
         """A row with a cell too many is nobody's to guess; the file is called by its name."""
         sets = project_of(world)
