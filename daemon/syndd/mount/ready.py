@@ -406,21 +406,31 @@ class ReadyTree:
             raise error
         source = row
         return self._who.waits.begin(
-            lambda: self._make(source, name.decode(errors="surrogateescape"))
+            lambda: self._make(key, source, name.decode(errors="surrogateescape"))
         )
 
-    async def _make(self, row: Row, name: str) -> Opened:
+    async def _make(self, key: int, row: Row, name: str) -> Opened:
         """Raises Stale when it is there, or when it is known that there is nothing to make; else what the job
         failed of.
         """
         state = self.state
         try:
-            if not row.current:
-                row = await self._sizes.one(row)
-            check_access(row)
-            why = await state.making.make(row.file(), name)
-            if why:
-                state.found_plain(row, why)
+            while True:
+                if not row.current:
+                    row = await self._sizes.one(row)
+                check_access(row)
+                why = await state.making.make(row.file(), name)
+                if why:
+                    state.found_plain(row, why)
+                # The kernel looks a stale name up again once, and would find what is not there yet.
+                now = self._overlay.seen(key)
+                if now is None or now.row is None:
+                    break
+                if is_edited(now.local):
+                    raise not_sent(now)
+                if now.row.version == row.version:
+                    break
+                row, name = now.row, name_of(now).decode(errors="surrogateescape")
         finally:
             self.changed(self._overlay.key_of(row.parent))
         raise Stale("it is there now")

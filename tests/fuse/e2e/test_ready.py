@@ -349,6 +349,23 @@ def test_source_when_changed_here_then_is_prepared_once_it_is_sent(
     assert "chr3\t5\t6\n" == world.text("tabix", path, "chr3")
 
 
+def test_source_when_it_becomes_another_while_its_job_runs_then_who_waits_reads_that(
+    paused: World, folder: tuple[str, str]
+) -> None:
+    """An open that waits goes on waiting for the new one, and neither fails nor reads the old."""
+    put(paused, folder, "other.bed", unique(paused, 8))
+    path = at(paused, folder[1], "other.bed.gz")
+    source = paused.at("Ready", folder[1], "other.bed")
+    waiting = paused.begin("sh", "-c", 'zcat "$1" | grep chr3', "sh", path)
+    eventually(lambda: len(jobs(paused, "other.bed")) == 1, what="the job")
+    paused.text("sh", "-c", 'printf "chr3\\t5\\t6\\n" >> "$1"', "sh", source)
+    assert 0 == paused.synd("wait", "--timeout", "30").status
+    assert 0 == paused.synd("jobs", "resume").status
+
+    told = waiting.wait(60)
+    assert (0, "chr3\t5\t6\n", "") == (told.status, told.out, told.err)
+
+
 def test_names_when_two_files_have_one_artifact_name_then_each_has_its_own(
     world: World, folder: tuple[str, str]
 ) -> None:
