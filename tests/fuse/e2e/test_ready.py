@@ -353,7 +353,7 @@ def test_source_when_it_becomes_another_while_its_job_runs_then_who_waits_reads_
     paused: World, folder: tuple[str, str]
 ) -> None:
     """An open that waits goes on waiting for the new one, and neither fails nor reads the old."""
-    put(paused, folder, "other.bed", unique(paused, 8))
+    put(paused, folder, "other.bed", unique(paused, 18))
     path = at(paused, folder[1], "other.bed.gz")
     source = paused.at("Ready", folder[1], "other.bed")
     waiting = paused.begin("sh", "-c", 'zcat "$1" | grep chr3', "sh", path)
