@@ -368,3 +368,22 @@ class TestRestart:
         assert [row["sex"] for row in found] == ["female", "male", "female"]
         assert [row.status for row in rows] == ["valid", "invalid", "valid"]
         assert CSV.count("\n") - 1 == len(rows)
+
+
+def test_client_that_goes_before_its_answer_is_no_failure_of_the_registry(tmp_path: Path, capfd):
+    """Nobody is there to be told: nothing is logged as an error."""
+    with running(tmp_path / "registry") as registry:
+        api = Api(registry)
+        grid = session(api)["sessionId"]
+        urls = [socket_url(api, grid, replica(api, grid)) for _ in range(2)]
+        with connect(urls[0]) as other:
+            path = "/grid/socket/synchronize-clock"
+            registry.fault(method="WS", path=path, action="delay", seconds=30, times=0)
+            with connect(urls[1]) as socket:
+                socket.send(json.dumps([1, 1, "synchronize-clock", []]))
+            registry.call("DELETE", "/admin/faults")
+            while json.loads(other.recv(20)) != [8, "replica-disconnected"]:
+                pass
+        api.http.close()
+
+    assert "socket_failed" not in capfd.readouterr().err

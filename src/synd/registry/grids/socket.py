@@ -166,7 +166,11 @@ class _Connection:
             return
         text = message if isinstance(message, str) else to_json(message).decode()
         async with self._turn:
-            await self._send({"type": "websocket.send", "text": text})
+            try:
+                await self._send({"type": "websocket.send", "text": text})
+            except OSError as error:
+                # ASGI's word for a client that has gone meanwhile.
+                raise _ClosedError from error
 
     async def _close(self, code: int) -> None:
         await self._send({"type": "websocket.close", "code": code})
