@@ -25,6 +25,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,6 +48,8 @@ DRAIN_S = 30.0
 """Budget of a stop by signal. Below the unit's TimeoutStopSec, so that the end is ours."""
 UNWIND_S = 5.0
 """What closing takes at most after the drain is over or was cut short."""
+SOCKET_CHECK_S = 1.0
+"""A control socket whose name was removed, by a cleaner or with the user's last login, is missed so long."""
 RESTART = 75
 """Exit code (EX_TEMPFAIL) that asks the holder or the service manager to start the daemon again."""
 
@@ -212,7 +215,7 @@ class Daemon:
         listener = stack.enter_context(control_socket(self._folders.socket))
         self._loopback = stack.enter_context(listening(self._config, self._folders))
         app = self._build(self._config, self._folders, self.fail)
-        control = _Control(app, self, listener, self._loopback)
+        control = _Control(app, self, self._folders.socket, listener, self._loopback)
         stack.push_async_callback(control.stop)
         if self._notifier.watchdog_s is not None:
             feeding = asyncio.create_task(self._feed_watchdog(app), name="watchdog")
@@ -283,10 +286,18 @@ class _Control:
     """The control API, whose framework is imported only once the mount answers."""
 
     def __init__(
-        self, app: App, daemon: Daemon, listener: socket.socket, loopback: Loopback | None
+        self,
+        app: App,
+        daemon: Daemon,
+        path: Path,
+        listener: socket.socket,
+        loopback: Loopback | None,
     ) -> None:
         self._app = app
         self._daemon = daemon
+        self._path = path
+        self._made_anew = contextlib.ExitStack()
+        self._keeping: asyncio.Task[None] | None = None
         self._listener = listener
         self._loopback = loopback
         self._server: ControlServer | None = None
@@ -299,10 +310,34 @@ class _Control:
         )
         await server.start()
         self._server = server
+        self._keeping = asyncio.create_task(self._keep(server), name="control-socket")
+
+    async def _keep(self, server: ControlServer) -> None:
+        """Makes the socket anew when its name is gone: nobody could reach a daemon that lives."""
+        told = False
+        while True:
+            await asyncio.sleep(SOCKET_CHECK_S)
+            if os.path.lexists(self._path):  # noqa: ASYNC240 - in a folder of memory
+                continue
+            try:
+                with contextlib.suppress(FileExistsError):
+                    self._path.parent.mkdir(mode=0o700)
+                listener = self._made_anew.enter_context(control_socket(self._path))
+            except (OSError, SyndError) as error:
+                if not told:
+                    log.warning("socket.gone", extra=fields(path=self._path, why=error))
+                told = True
+                continue
+            told = False
+            await server.listen(listener)
+            log.warning("socket.made_anew", extra=fields(path=self._path))
 
     async def stop(self) -> None:
+        if self._keeping is not None:
+            await _cancel(self._keeping)
         if self._server is not None:
             await self._server.stop(UNWIND_S)
+        self._made_anew.close()
 
 
 async def _cancel(task: asyncio.Task[object] | asyncio.Task[None]) -> None:

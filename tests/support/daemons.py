@@ -28,7 +28,9 @@ READY_S = 20.0
 def environment(home: Path, **more: str) -> dict[str, str]:
     """An environment in which `python -m syndd` runs the fake app in a home of its own."""
     site = ROOT / "tests" / "support" / "fake_site"
-    return os.environ | {"SYND_HOME": str(home), "PYTHONPATH": f"{site}:{ROOT}"} | more
+    # The code beside these tests, whichever is installed.
+    path = f"{site}:{ROOT}:{ROOT / 'src'}:{ROOT / 'daemon'}"
+    return os.environ | {"SYND_HOME": str(home), "PYTHONPATH": path} | more
 
 
 def until(

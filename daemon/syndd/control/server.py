@@ -158,6 +158,7 @@ class ControlServer:
         # and somebody may give it others.
         logging.getLogger("uvicorn.access").disabled = True
         self.app = application(services, lifecycle)
+        self._fail = fail
         self._parts = [_Listening("control API", self.app, OwnerOnlyProtocol, listener, fail)]
         if loopback is not None and loopback.listener is not None:
             reading = browsers.application(services, loopback, lambda: is_draining(lifecycle))
@@ -171,6 +172,12 @@ class ControlServer:
         """Returns when callers are answered."""
         for part in self._parts:
             await part.start()
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Serves the API on another socket as well."""
+        part = _Listening("control API", self.app, OwnerOnlyProtocol, listener, self._fail)
+        self._parts.append(part)
+        await part.start()
 
     async def stop(self, within_s: float) -> None:
         """Answers what is asked already, ends event streams, closes. The second half by force."""

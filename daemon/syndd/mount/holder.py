@@ -38,6 +38,8 @@ WITHIN_S = 60.0
 BACKOFF_S = 0.05
 BACKOFF_MAX_S = 5.0
 ADOPT_WAIT_S = 15.0
+SOCKET_CHECK_S = 5.0
+"""A socket whose name was removed is missed so long; without it the next daemon would find no mount."""
 
 # sysexits: usage, no such tool, no permission, configuration. Trying again gives the same again.
 _HOPELESS = (64, 69, 77, 78)
@@ -122,7 +124,10 @@ class Holder:
             if left is not None and left <= 0:
                 self._start()
                 continue
-            for fd, _ in poller.poll(None if left is None else left * 1000):
+            if not os.path.lexists(f"{self._runtime}/{SOCKET}"):
+                listener = self._listen_anew(poller, listener)
+            wait = SOCKET_CHECK_S if left is None else min(left, SOCKET_CHECK_S)
+            for fd, _ in poller.poll(wait * 1000):
                 if fd == watched:
                     poller.unregister(watched)
                     # The number may be given again at once, to the next daemon's.
@@ -170,6 +175,23 @@ class Holder:
             os.close(folder)
         listener.listen(16)
         return listener
+
+    def _listen_anew(self, poller: select.poll, listener: socket.socket) -> socket.socket:
+        """The socket to go on with."""
+        if not os.path.isdir(os.path.dirname(self._runtime)):
+            return listener  # nobody is logged in, or all of it was thrown away
+        try:
+            fresh = self._listen()
+        except OSError:
+            return listener  # its folder cannot be made, or not yet
+        if fresh is None:
+            return listener
+        poller.unregister(listener)
+        listener.close()
+        poller.register(fresh, select.POLLIN)
+        self._listener = fresh
+        _log("WARNING", "hold.socket_made_anew", path=f"{self._runtime}/{SOCKET}")
+        return fresh
 
     # The daemon.
 

@@ -209,6 +209,8 @@ def wait_alive(folders: Folders, timeout_s: float) -> contract.Status:
                 contract.STATUS, timeout_s=max(0.5, left_s)
             )
             return status
+        if daemon_pid(folders) is None and Holder(folders.runtime).alive() is None:
+            raise DaemonNotRunning("the daemon has ended meanwhile", hint="`synd up` starts it")
         if left_s <= 0:
             raise DeadlineExceeded(
                 f"the daemon did not answer within {timeout_s:g} s",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Begun = tuple["subprocess.Popen[bytes] | None", Callable[[], None]]
 """The holder if it was started here, and how to tell the user that all is ready."""
 
+DRAINING = "draining"
+"""The state of a daemon that was asked to stop."""
 LETTING_GO_S = 20.0
 """A daemon that `synd down --lazy` ends serves open files for 10 s still."""
 
@@ -124,6 +126,7 @@ def _bring_up(
     wanted = [syn(entity_id(project)) for project in config.projects]
     missing: list[contract.Problem] = []
     child: subprocess.Popen[bytes] | None = None
+    before_pid: int | None = None
     how = "started"
     with output.waiting(f"mounting {path}") as tick:
         status = Control(folders.socket).alive(timeout_s=min(timeout_s, 20.0))
@@ -151,13 +154,16 @@ def _bring_up(
                         hint=f"`synd down` first, then `synd up --mount {path}`",
                         path=path,
                     )
+                before_pid = process.daemon_pid(folders)
                 how = "restarted"
                 process.forget_startup(folders)
                 try:
                     holder.start(flags)
                 except DaemonNotRunning:
                     kept = None
-            if kept is None and process.settled(folders, path, timeout_s) is None:
+            if kept is None:
+                before_pid = process.settled(folders, path, timeout_s)
+            if kept is None and before_pid is None:
                 _refuse_foreign(path, timeout_s)
                 how = "started"
                 child = process.launch(
@@ -168,9 +174,13 @@ def _bring_up(
             took_s = process.wait_answers(
                 folders, path, timeout_s, child=child, starting=how != "adopted", tick=tick
             )
-            if how == "restarted":
-                # The kernel answers a stat from its memory; only the API tells that the daemon is back.
-                process.wait_alive(folders, max(1.0, timeout_s - took_s))
+            if child is None:
+                # The kernel answers a stat from its memory; only the API tells that a daemon is there.
+                now = process.wait_alive(folders, max(1.0, timeout_s - took_s))
+                if now["state"] == DRAINING:
+                    raise DaemonNotRunning("the daemon is stopping", hint="`synd up` again")
+                if now["pid"] == before_pid:
+                    how = "adopted"  # it was there all the time; its socket was away for a moment
             if how == "started" and wanted:
                 missing = _missing(wanted, folders, path)
             if missing and len(missing) == len(set(wanted)):
@@ -196,13 +206,21 @@ def _bring_up(
 
 
 def _let_go(status: contract.Status, path: str, timeout_s: float) -> bool:
-    """Whether the daemon has ended that only served what was still open in a mount taken away from it.
+    """Whether the daemon has ended that was stopping, or only served what was open in a mount taken away from it.
 
     By `umount -l`, or by a `synd down --lazy` that is under way. Raises Busy when it goes on.
     """
     from synd.cli import mounts, process
     from synd.errors import Busy
 
+    if status["state"] == DRAINING:
+        if process.wait_gone(status["pid"], timeout_s):
+            return True
+        raise Busy(
+            f"the daemon (pid {status['pid']}) is stopping, and sends what is unsent first",
+            hint="`synd up` again once it has; `synd down --timeout 0` makes it hurry",
+            path=path,
+        )
     if status["mounts"] and path not in [m["path"] for m in status["mounts"]]:
         return False
     there = mounts.mount_at(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -86,6 +87,24 @@ class TestStart:
             assert first.folders.socket.exists()
             with daemon(tmp_path / "h") as second:
                 assert second.ready()["pid"] == second.process.pid
+
+    @pytest.mark.parametrize("what", ["socket", "folder"])
+    def test_socket_when_its_name_is_removed_is_made_anew(self, tmp_path, what):
+        """A cleaner, or the end of the user's last login, must not leave a daemon that nobody can reach."""
+        with daemon(tmp_path / "h") as d:
+            d.ready()
+            if what == "socket":
+                d.folders.socket.unlink()
+            else:
+                shutil.rmtree(d.folders.runtime)
+            until(lambda: d.control.alive() is not None, 20)
+
+            assert d.control.get(contract.STATUS)["pid"] == d.process.pid
+            assert stat.S_IMODE(d.folders.socket.stat().st_mode) == 0o600
+            assert stat.S_IMODE(d.folders.runtime.stat().st_mode) == 0o700
+            d.process.send_signal(signal.SIGTERM)
+            assert d.process.wait(20) == 0
+            assert not d.folders.socket.exists()
 
     def test_start_when_another_runs_refuses_and_leaves_it_alone(self, tmp_path):
         """One daemon per state folder; the first one's word and socket stay."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 
 from synd.cli import mounts, process
 from synd.config import folders
+from synd.control import contract
+from synd.control.connect import Control
+from synd.control.hold import Holder
 from tests.support.daemons import environment, until
 
 pytestmark = [
@@ -66,8 +70,6 @@ class Home:
         return pid
 
     def holder(self) -> int:
-        from synd.control.hold import Holder
-
         told = Holder(self.folders.runtime).alive()
         assert told is not None
         return int(told["pid"])
@@ -97,6 +99,31 @@ class TestUp:
 
         assert second["how"] == "adopted"
         assert second["pid"] == first["pid"]
+
+    def test_up_when_the_runtime_folder_was_removed_finds_the_daemon(self, home):
+        """As at the end of a last login: the daemon lives, so it is adopted, and can be restarted and ended."""
+        first = home.up()
+        shutil.rmtree(home.folders.runtime)
+        second = home.up()
+
+        assert second["how"] == "adopted"
+        assert second["pid"] == first["pid"]
+        until(lambda: Holder(home.folders.runtime).alive() is not None, 20)
+        restarted = home.synd("restart")
+        assert restarted.returncode == 0, restarted.stderr
+        assert mounts.answers(f"{home.mount}/hello.txt", 10)
+        assert home.synd("down").returncode == 0
+
+    def test_up_when_the_daemon_is_stopping_waits_and_starts_another(self, home):
+        """A mount that is about to go is not one that is there."""
+        first = home.up(FAKE_STOP="slow")
+        os.kill(first["pid"], signal.SIGTERM)
+        until(lambda: Control(home.folders.socket).get(contract.STATUS)["state"] == "draining", 20)
+        second = home.up()
+
+        assert second["how"] != "adopted"
+        assert second["pid"] != first["pid"]
+        assert mounts.answers(f"{home.mount}/hello.txt", 10)
 
     def test_up_when_the_disk_of_the_state_is_full_says_so(self, home, full_disk):
         """The daemon can write nothing, not even why it ended."""
