@@ -398,6 +398,13 @@ class Answers:
         found: list[Row] = []
         for target in targets:
             place = await self._places.resolve(target)
+            own = self._places.own_name(target)
+            if own is not None and place.version is None:
+                raise NotSupported(
+                    f"{target} is made by synd: the cache keeps files and folders of the service",
+                    hint=f"name the folder without {own}, or a file",
+                    path=target,
+                )
             if place.version is not None:
                 raise NotSupported(
                     f"{target} is one version of a file: what is kept is that of its present one",

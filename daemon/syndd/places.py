@@ -6,6 +6,7 @@ Never through the mount: the daemon would wait for its own answer. Unknown names
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -121,6 +122,21 @@ class Places:
                 return await self._at_version(found, str(versioned[1]), target)
             at = await self.child(at, part, target)
         return at
+
+    def own_name(self, target: str) -> str | None:
+        """The first name in a path that synd made, which no file or folder of the service has."""
+        if not target.startswith("/"):
+            return None
+        with contextlib.suppress(ValueError):
+            parts = Path(target).relative_to(self._mount).parts
+            for place, part in enumerate(parts):
+                # `@id/syn123` is an entity, and `@ready/FILE` stands for its source.
+                leads_on = place + 1 < len(parts) and (
+                    part == "@ready" or (part == "@id" and place == 0)
+                )
+                if part in RESERVED and not leads_on:
+                    return part
+        return None
 
     async def _by_id(self, text: str) -> Place:
         entity, number = entity_version(text)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
-from synd.errors import ConfigError, SyndError, not_written
+from synd.errors import ConfigError, SyndError, UsageError, not_written
+from synd.ids import entity_id
 
 PRODUCTION = "https://repo-prod.prod.sagebase.org"
 PRODUCTION_PORTAL = "https://www.synapse.org"
@@ -496,6 +497,8 @@ def _typed(name: str, value: object, source: str) -> object:
             _check_patterns(value, source)
         if name == "http_origins":
             _check_origins(value, source)
+        if name == "projects" and not source.startswith("--"):  # a flag is usage, and checked there
+            _check_projects(value, source)
         return tuple(value)
     except (ValueError, KeyError) as error:
         wanted = "a size such as 128M: a whole number with K, M or G, or of bytes"
@@ -536,6 +539,16 @@ def base_url(text: str, what: str) -> str:
             hint="write it like https://HOST or http://127.0.0.1:PORT",
         )
     return text.strip()
+
+
+def _check_projects(values: Sequence[str], source: str) -> None:
+    for value in values:
+        try:
+            entity_id(value)
+        except UsageError as error:
+            raise ConfigError(
+                f"{source}: projects: {error.message}", hint="a project's id, like syn123"
+            ) from error
 
 
 def _check_listen(value: str, source: str) -> None:

@@ -16,7 +16,7 @@ from synd.client.transfer import Downloader
 from synd.client.transport import Status
 from synd.config import Config
 from synd.control import contract
-from synd.errors import IntegrityError, NotFound, NotLoggedIn, SyndError, UsageError
+from synd.errors import IntegrityError, NotFound, NotLoggedIn, NotSupported, SyndError, UsageError
 from synd.ids import EntityId, syn
 from synd.jobs.model import JobState
 from synd.model import Access, Kind
@@ -485,6 +485,22 @@ class TestCache:
 
 
 class TestJobs:
+    @pytest.mark.parametrize(
+        "name", ["P/@id", "P/@versions", "P/@versions/d", "P/d/@info", "P/@info/d.json", "P/@wiki", "P/d/@ready", "@id"]
+    )  # fmt: skip
+    @pytest.mark.parametrize("call", ["prefetch", "cache_pin"])
+    def test_cache_when_a_name_of_synds_own_is_given_then_refuses(self, desk, call, name):
+        """All of the project is not what was asked for."""
+        more = {"pin": False} if call == "prefetch" else {"pinned": True}
+        with pytest.raises(NotSupported, match="made by synd"):
+            desk.ask(call, [desk.at(name)], **more)
+
+    def test_prefetch_by_the_folder_of_ids_finds_the_entity(self, desk, ids):
+        """Below `@id` a name is the service's again."""
+        job = desk.ask("prefetch", [desk.at(f"@id/{ids['P/d/a']}")], pin=False)
+
+        assert job["kind"] == "prefetch"
+
     def test_prefetch_makes_a_job_of_the_entities_named(self, desk, ids):
         """All projects for the top; pinned first where asked."""
         job = desk.ask("prefetch", [desk.at("")], pin=True)

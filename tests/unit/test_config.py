@@ -112,6 +112,7 @@ class TestLoad:
             ("nonsense = 1", "there is no setting 'nonsense'"),
             ("mount = 5", "mount = 5"),
             ("projects = [1]", "projects"),
+            ('projects = ["syn1", "foo"]', "projects: 'foo' is not an entity id"),
             ("mount = ", "not valid TOML"),
             ("cache_max_bytes = true", "cache_max_bytes"),
             ('conflicts = "mine"', "keep.both, keep.local, overwrite.local"),
