@@ -13,7 +13,7 @@ from synd.client import credentials
 from synd.client.service import SynapseClient
 from synd.clock import format_time
 from synd.control import contract
-from synd.errors import StageFailed
+from synd.errors import NotFound, StageFailed
 from synd.ids import ContentKey, syn
 from synd.mirror.streams import Streams
 from synd.mirror.tree import Tree
@@ -31,6 +31,14 @@ _READY: dict[str, contract.Sync] = {
     "preparing": "fetching",
     "waiting": "fetching",
     "changed-here": "modified",
+}
+
+_OWN = {
+    "@id": "any entity by its id",
+    "@versions": "the versions of the files beside it",
+    "@ready": "the files beside it, prepared; opening one begins the work",
+    "@info": "what the service knows of the things beside it",
+    "@wiki": "the pages of the folder's wiki",
 }
 
 
@@ -155,9 +163,26 @@ class States:
             return None
         return self.checked_at(row.id if Kind(row.kind).is_container else row.parent)
 
+    def _why_own(self, path: str) -> contract.Why | None:
+        """Of a folder that synd makes. Raises NotFound for `@id` elsewhere than at the top."""
+        inside = Path(path)
+        if not inside.is_absolute() or inside.name not in _OWN or inside == self._mount:
+            return None
+        if inside.name == "@id" and inside.parent != self._mount:
+            raise NotFound(
+                f"there is no {path}", hint=f"it is at the top: {self._mount}/@id", path=path
+            )
+        return {
+            "path": path, "state": "virtual", "reason": f"made by synd: {_OWN[inside.name]}",
+            "mend": "", "facts": {},
+        }  # fmt: skip
+
     async def why(self, path: str) -> contract.Why:
         place = await self._places.find(path)
         row, local = place.row, place.local
+        own = self._why_own(path)
+        if own is not None:
+            return own
         if place.key == TOP:
             return {
                 "path": str(self._mount), "state": "virtual", "reason": "the top of the mount",

@@ -272,6 +272,19 @@ class TestWhy:
         assert "listed, 2 entries" == self.why(desk, desk.at("P"))[0]
         assert "top of the mount" in self.why(desk, desk.at(""))[0]
 
+    @pytest.mark.parametrize("name", ["P/@ready", "P/d/@versions", "P/@info", "P/d/@wiki", "@id"])
+    def test_why_of_a_folder_of_synds_own_says_that_synd_makes_it(self, desk, name):
+        """It is not the folder in which it lies."""
+        found = desk.ask("why", desk.at(name))
+
+        assert (found["state"], found["path"]) == ("virtual", desk.at(name))
+        assert found["reason"].startswith("made by synd: ")
+
+    def test_why_of_the_ids_elsewhere_than_at_the_top_is_not_found(self, desk):
+        """There is one such folder."""
+        with pytest.raises(NotFound, match="P/@id"):
+            desk.ask("why", desk.at("P/@id"))
+
     def test_why_of_files_says_where_their_bytes_are(self, desk):
         """From nothing known to all here."""
         assert "fetched when it is read" in self.why(desk, desk.at("P/d/a"))[0]

@@ -115,6 +115,11 @@ class Changing:
         if len(name) > 255:
             raise NameTooLong(f"{name[:20]!r}… is longer than 255 bytes")
 
+    def _check_removable(self, name: bytes) -> None:
+        """Raises ReadOnly for a name that synd makes: the kernel asks only for what is there."""
+        if is_own_name(name):
+            self.refuse_own()
+
     def _found(self, folder: int, name: bytes) -> Answer[Seen | None]:
         """What a name leads to; None when it is free."""
         try:
@@ -281,6 +286,7 @@ class Changing:
 
     def unlink(self, parent: int, name: bytes, caller: Caller) -> Answer[None]:
         folder = self._folder(parent)
+        self._check_removable(name)
         if self._made_before(caller) is not None or self._was_removed(caller):
             return None
 
@@ -296,6 +302,7 @@ class Changing:
 
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> Answer[None]:
         folder = self._folder(parent)
+        self._check_removable(name)
         if self._was_removed(caller):
             return None
 
@@ -322,6 +329,7 @@ class Changing:
         ):
             raise UsageError("this kind of rename is not supported")
         folder, new_folder = self._folder(parent), self._folder(to)
+        self._check_removable(name)
         self._check_name(new_name)
         if self._was_removed(caller):
             return None

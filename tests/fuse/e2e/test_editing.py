@@ -239,6 +239,23 @@ class TestSimpleChanges:
             "EROFS",
         )
 
+    @pytest.mark.parametrize(
+        "act",
+        [
+            "os.rmdir(argv[0] + '/@ready')",
+            "os.rmdir(argv[0] + '/@versions')",
+            "os.unlink(argv[0] + '/top.csv@1')",
+            "os.rename(argv[0] + '/@info', argv[0] + '/other')",
+            "os.rename(argv[0] + '/top.csv@1', argv[0] + '/other')",
+            "open(argv[0] + '/@info/x', 'x')",
+        ],
+    )
+    def test_name_of_synds_own_cannot_be_removed_or_moved(self, writable, place, act):
+        """It is there, so that it is read-only rather than missing."""
+        _, where = place
+
+        assert writable.errno(act, writable.at(where)) == "EROFS"
+
     def test_hard_link_is_refused(self, writable, place):
         """An entity has one name."""
         _, where = place
