@@ -7,6 +7,7 @@ Implements `syndd.control.services`. Leaves local changes to `syndd.edits`, and 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from synd.client.service import SynapseClient
 from synd.clock import Deadline, format_time
 from synd.config import Config
 from synd.control import changes, contract
-from synd.errors import Forbidden, NotFound, NotSupported, ReadOnly, SyndError, UsageError
+from synd.errors import Busy, Forbidden, NotFound, NotSupported, ReadOnly, SyndError, UsageError
 from synd.ids import syn
 from synd.mirror.poll import Poller
 from synd.mirror.sizes import Sizes
@@ -114,7 +115,18 @@ class Answers:
         """No request to the service, no disk walk."""
         session = self._session()
         mounts: list[contract.Mount] = []
-        if session is not None:
+        taken_away: list[contract.Problem] = []
+        if session is not None and session.detached() and not session.stopping:
+            mountpoint = os.fspath(session.options.mountpoint)
+            taken_away.append(
+                {
+                    "type": Busy.__name__,
+                    "title": f"{mountpoint} was unmounted while files are open there: they are served until closed",
+                    "path": mountpoint,
+                    "hint": "close them, or `synd down --lazy`; then `synd up`",
+                }
+            )
+        elif session is not None:
             state = session.state()
             mounts.append(
                 {
@@ -135,7 +147,7 @@ class Answers:
             "cache": await self.cache_usage(),
             "jobs": self.work.state()["counts"],
             "pending": pending,
-            "problems": self._problems(pending),
+            "problems": taken_away + self._problems(pending),
             "safe_to_stop": pending["verdict"] == "sent",
         }
 

@@ -479,6 +479,11 @@ class MountSession:
         self._stopping = True
         self.notices.flush(timeout_s)
 
+    def detached(self) -> bool:
+        """Whether the mount was taken away from what is open in it, which is served on (`umount -l`)."""
+        there = mounting.find_mount(self.options.mountpoint)
+        return there is None or there.connection != self.connection
+
     def wait_closed(self, timeout_s: float | None = None) -> str:
         """Waits for the end of the mount, by whomever; why it ended, empty when it has not."""
         self._closed.wait(timeout_s)

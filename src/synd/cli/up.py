@@ -228,7 +228,7 @@ def _let_go(status: contract.Status, path: str, timeout_s: float) -> bool:
         return False
     if process.wait_gone(status["pid"], min(timeout_s, LETTING_GO_S)):
         return True
-    if not status["mounts"]:
+    if not any(p.get("path") == path for p in status["problems"]):
         return False
     raise Busy(
         f"{path} was unmounted while files are open there: the daemon (pid {status['pid']}) still serves them",

@@ -807,6 +807,11 @@ class TestEnding:
         inside = world.begin("sh", "-c", 'exec 5<"$1" && echo in && read line', "sh", small)
         inside.printed("in")
         subprocess.run(["umount", "-l", str(world.mount)], check=True, timeout=10)
+        told = world.status()
+        assert told["mounts"] == []
+        assert [p["path"] for p in told["problems"] if "unmounted" in p["title"]] == [
+            str(world.mount)
+        ]
 
         if not ends:
             failed(world.try_up("--timeout", "1"), 75, str(world.daemon_pid()), "synd down --lazy")
