@@ -289,6 +289,8 @@ class Tree:
                 found.append(await self.remote.entity(project))
             except (NotFound, Forbidden) as error:
                 missing[project] = error
+                if project in self.missing:
+                    continue  # told when it went; each poll asks again
                 log.warning(
                     "project.missing",
                     extra={"fields": {"project": syn(project), "why": error.message}},

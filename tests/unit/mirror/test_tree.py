@@ -113,6 +113,20 @@ class TestTop:
         assert "children" not in remote.calls
         assert [q, r, 999999] == list(parts.tree.missing)
 
+    @pytest.mark.announces("project.missing")
+    def test_chosen_project_that_stays_away_is_told_once(self, build, remote, caplog):
+        """Each poll asks again, and a log that says the same for days hides the rest."""
+        p = remote.project("P")
+        parts = build(projects=[p])
+        parts.run(parts.tree.list_folder(TOP))
+        told = []
+        for allowed in (False, False, True, False):
+            remote.permit(p, Access(can_view=allowed))
+            parts.run(parts.tree.list_folder(TOP))
+            told.append(sum("project.missing" in r.getMessage() for r in caplog.records))
+
+        assert told == [1, 1, 1, 2]
+
     def test_projects_cannot_be_listed_while_offline(self, build, remote):
         """An error, never an empty folder."""
         p = remote.project("P")
