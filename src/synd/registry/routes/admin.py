@@ -2,7 +2,7 @@
 
 Only the registry's owner may use it (a token of the first user with the scope `modify`).
 
-    POST   /admin/faults     {"method", "path", "action", "nth", "times", …} or a list of them (faults.py)
+    POST   /admin/faults     {"method", "path", "action", "nth", "times", …} or {"faults": [such, …]} (faults.py)
     GET    /admin/faults     the rules with how often they were seen and hit; DELETE removes all
     GET    /admin/requests   counters and the newest requests (?limit=, ?reset=true); DELETE resets
     POST   /admin/users      {"userName", "scopes"} → {"ownerId", "userName", "token"}
