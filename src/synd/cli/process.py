@@ -261,9 +261,13 @@ def running(pid: int) -> bool:
         return False
 
 
-def end_process(pid: int, timeout_s: float) -> None:
+def end_process(
+    pid: int, timeout_s: float, *, before_kill: Callable[[], object] = lambda: None
+) -> None:
     """TERM, wait, KILL."""
     for number, patience_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 5.0)):
+        if number == signal.SIGKILL:
+            before_kill()
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         if wait_gone(pid, patience_s):
@@ -272,11 +276,41 @@ def end_process(pid: int, timeout_s: float) -> None:
 
 def end_all(folders: Folders, path: str | None, *, lazy: bool) -> list[str]:
     """Ends what is left of the daemon, the holder and the mount, in that order; says what it ended."""
-    ended = []
+    ended: list[str] = []
+    for _ in range(3):
+        some, hung = _end_once(folders, path, lazy=lazy)
+        ended += some
+        if not hung:
+            break
+        # Of a daemon that hung a thread may have started another holder, and that another daemon.
+    return ended
+
+
+def _end_once(folders: Folders, path: str | None, *, lazy: bool) -> tuple[list[str], bool]:
+    """What it ended, and whether the daemon had to be killed."""
+    ended: list[str] = []
+    hung = False
     holder = Holder(folders.runtime)
     held = holder.alive()
+
+    def stop_holder() -> None:
+        nonlocal held
+        if held is None:
+            return
+        with contextlib.suppress(SyndError):
+            holder.stop()
+        if (keeper := held.get("pid")) and not wait_gone(int(keeper), 5.0):
+            end_process(int(keeper), 2.0)
+        ended.append(f"holder (pid {keeper})")
+        held = None
+
+    def without_successor() -> None:
+        nonlocal hung
+        hung = True
+        stop_holder()
+
     if (pid := daemon_pid(folders)) is not None:
-        end_process(pid, 10.0)
+        end_process(pid, 10.0, before_kill=without_successor)
         ended.append(f"daemon (pid {pid})")
     if path is not None:
         there = mounts.mount_at(path)
@@ -284,13 +318,8 @@ def end_all(folders: Folders, path: str | None, *, lazy: bool) -> list[str]:
             # Nobody serves it any more: whoever is inside waits in vain, so no harm in lazy.
             mounts.unmount(path, lazy=lazy or held is None)
             ended.append(f"mount {path}")
-    if held is not None:
-        with contextlib.suppress(SyndError):
-            holder.stop()
-        if (keeper := held.get("pid")) and not wait_gone(int(keeper), 5.0):
-            end_process(int(keeper), 2.0)
-        ended.append(f"holder (pid {keeper})")
-    return ended
+    stop_holder()
+    return ended, hung
 
 
 def left_unsent(folders: Folders) -> tuple[int, int, bool]:
