@@ -229,17 +229,17 @@ def marks(config: Config, login: str, cache: Path) -> Mapping[Failure, Callable[
 
     def tools() -> str:
         found = Toolchain(Tools(config.tools))
-        return " ".join(f"{tool.name}:{tool.path}" for step in Step if (tool := found.find(step)))
-
-    def references() -> str:
-        return " ".join(os.environ.get(name, "") for name in ("REF_PATH", "REF_CACHE"))
+        programs = [f"{tool.name}:{tool.path}" for step in Step if (tool := found.find(step))]
+        # Where the references of CRAM files are.
+        return " ".join(
+            [*programs, *(os.environ.get(name, "") for name in ("REF_PATH", "REF_CACHE"))]
+        )
 
     who = hashlib.sha256(login.encode()).hexdigest()
     room = f"{cache} {config.cache_keep_free_bytes} {config.cache_max_bytes}"
     return {
         Failure.SOURCE_FORBIDDEN: lambda: who,
         Failure.TOOL_MISSING: tools,
-        Failure.REFERENCE_MISSING: references,
         Failure.NO_SPACE: lambda: room,
     }
 

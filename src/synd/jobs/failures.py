@@ -45,7 +45,6 @@ class Failure(StrEnum):
     INVALID_HEADER = "INVALID_HEADER"
     INVALID_RECORD = "INVALID_RECORD"
     TOOL_MISSING = "TOOL_MISSING"
-    REFERENCE_MISSING = "REFERENCE_MISSING"
     TOOL_FAILED = "TOOL_FAILED"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     NO_SPACE = "NO_SPACE"
@@ -83,9 +82,8 @@ _MEANINGS = {
     ),
     Failure.INVALID_HEADER: Meaning(Again.NEVER, "the header is not valid", of_content=True),
     Failure.INVALID_RECORD: Meaning(Again.NEVER, "a record is not valid", of_content=True),
-    Failure.TOOL_MISSING: Meaning(Again.AFTER_CHANGE, "a program that is needed is not installed"),
-    Failure.REFERENCE_MISSING: Meaning(
-        Again.AFTER_CHANGE, "the reference that a CRAM was made with is not here"
+    Failure.TOOL_MISSING: Meaning(
+        Again.AFTER_CHANGE, "a program, or the reference of a CRAM, that is needed is not installed"
     ),
     Failure.TOOL_FAILED: Meaning(Again.ONCE, "a program failed"),
     Failure.OUT_OF_MEMORY: Meaning(

@@ -392,7 +392,7 @@ def explainer(format: Format) -> Callable[[Ended], StageFailed | None]:
         if _NO_REFERENCE.search(text):
             return StageFailed(
                 f"the reference of this CRAM is not here: {words}",
-                failure=Failure.REFERENCE_MISSING,
+                failure=Failure.TOOL_MISSING,
                 hint="put it there and `synd retry ID`, or start the daemon with REF_PATH as samtools takes it",
             )
         if _CUT.search(text):

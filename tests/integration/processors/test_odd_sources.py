@@ -175,9 +175,9 @@ def test_cram_when_its_reference_is_gone_is_not_a_program_that_failed(tmp_path, 
     with pytest.raises(StageFailed) as failed:
         made(tmp_path, tools, "x.cram", data)
 
-    assert failed.value.failure == Failure.REFERENCE_MISSING
+    assert failed.value.failure == Failure.TOOL_MISSING
     assert "REF_PATH" in (failed.value.hint or "")
-    assert not Failure.REFERENCE_MISSING.meaning.of_content
+    assert not Failure.TOOL_MISSING.meaning.of_content
 
 
 def test_index_of_alignments_always_is_built_without_further_threads(tmp_path, tools):

@@ -305,7 +305,7 @@ def test_marks_when_circumstances_differ_then_differ(
     assert {F.TOOL_MISSING} == differing(base, told(path=str(tmp_path)))
     assert {F.NO_SPACE} == differing(base, told(cache=tmp_path / "elsewhere"))
     monkeypatch.setenv("REF_PATH", "/srv/references/%2s/%s")
-    assert {F.REFERENCE_MISSING} == differing(base, told())
+    assert {F.TOOL_MISSING} == differing(base, told())
     assert not any("secret" in mark for mark in base.values())
 
 
