@@ -378,7 +378,7 @@ def test_client_that_goes_before_its_answer_is_no_failure_of_the_registry(tmp_pa
         urls = [socket_url(api, grid, replica(api, grid)) for _ in range(2)]
         with connect(urls[0]) as other:
             path = "/grid/socket/synchronize-clock"
-            registry.fault(method="WS", path=path, action="delay", seconds=30, times=0)
+            registry.fault(method="WS", path=path, action="hold", seconds=30, times=0)
             with connect(urls[1]) as socket:
                 socket.send(json.dumps([1, 1, "synchronize-clock", []]))
             registry.call("DELETE", "/admin/faults")
