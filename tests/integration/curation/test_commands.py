@@ -662,7 +662,7 @@ class TestDash:
         ("curate", "show", "1"),
         ("curate", "records", "PROJECT", METADATA, "--key", "specimenID", "--data-type", "Rows"),
         ("curate", "files", "PROJECT", "PROJECT", "--data-type", "Rows"),
-        ("curate", "delete", "1", "--yes"),
+        ("curate", "delete", "999999999", "--yes"),
         ("curate", "schemas", "my.org-thing"),
         ("curate", "bind", "PROJECT"),
         ("grid", "check", METADATA, "--schema", "my.org-thing-1.0.0"),
