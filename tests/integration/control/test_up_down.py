@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -103,7 +102,7 @@ class TestUp:
     def test_up_when_the_runtime_folder_was_removed_finds_the_daemon(self, home):
         """As at the end of a last login: the daemon lives, so it is adopted, and can be restarted and ended."""
         first = home.up()
-        shutil.rmtree(home.folders.runtime)
+        home.folders.runtime.rename(home.folders.runtime.with_name("gone"))
         second = home.up()
 
         assert second["how"] == "adopted"
